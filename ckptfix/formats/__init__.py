@@ -1,0 +1,5 @@
+"""Bytes <-> manifest and byte spans; the only package that opens or writes a checkpoint.
+
+Reading: `open_checkpoint(path)` gives a `Checkpoint` (index read, tensor bytes still on disk).
+Writing: `write_safetensors`, `write_torch_zip`, both through `atomic.replacing`.
+"""
