@@ -1,0 +1,43 @@
+"""The layouts that ship with ckptfix, and the names by which people ask for them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+from ckptfix.errors import UsageError
+from ckptfix.layout import Kind, Layout
+from ckptfix.mapping_file import load_layout
+
+
+@cache
+def known_layouts() -> tuple[Layout, ...]:
+    """Every shipped layout, by name."""
+    folder = resources.files("ckptfix") / "mappings"
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda entry: entry.name)
+    return tuple(load_layout(entry.read_text(encoding="utf-8"), entry.name) for entry in files)
+
+
+# The two layouts that have a name of their own.
+NAMED = {"canonical": "flat-st+resampler+odd", "instantid": "nested-bin+resampler+odd"}
+
+
+def layout_parts(name: str) -> dict[Kind, Layout]:
+    """The layouts that a NAME names, by kind: `nested-bin+resampler-split-kv`; UsageError lists what is known."""
+    by_name = {key: layout for layout in known_layouts() for key in (layout.name, *layout.aliases)}
+    parts: dict[Kind, Layout] = {}
+    for slug in NAMED.get(name, name).split("+"):
+        layout = by_name.get(slug)
+        if layout is None:
+            names = ", ".join([*NAMED, *sorted(layout.name for layout in known_layouts())])
+            raise UsageError(
+                f"unknown layout {slug!r}",
+                hint=f"known layouts: {names}; join up to three with + (wrapper, projection, attention)",
+            )
+        if layout.kind in parts:
+            raise UsageError(
+                f"{parts[layout.kind].name} and {layout.name} are both a {layout.kind}",
+                hint="name at most one wrapper, one projection and one attention scheme",
+            )
+        parts[layout.kind] = layout
+    return parts

@@ -1,0 +1,95 @@
+"""A layout: one way of naming and packing the tensors of an adapter, as its mapping (a TOML file) describes it.
+
+A mapping ties one layout to the canonical one, foreign names left, canonical names right. There are three kinds that
+compose, one row of each making a file: `wrapper` (where the two groups of tensors live), `projection` (how the image
+projection is named and packed) and `attention` (how the K/V pairs are numbered). A user's mapping may leave `kind`
+out and cover any of them. Nothing in a mapping can run code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ckptfix.ops import OPS, Params
+from ckptfix.template import Template, TemplateIndex
+
+Kind = Literal["wrapper", "projection", "attention", "custom"]
+LABELS = ("odd", "rank", "path")
+ORDERS = ("canonical", "down-mid-up", "lexicographic")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of a mapping: `op` makes the canonical tensors from the foreign ones, in the order given."""
+
+    op: str
+    foreign: tuple[Template, ...]
+    canonical: tuple[Template, ...]
+    params: Params
+    read_only: bool = False
+
+    def inverted(self) -> Rule:
+        op, params = OPS[self.op].inverse(len(self.foreign), len(self.canonical), self.params)
+        return Rule(op, self.canonical, self.foreign, params, self.read_only)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Names that are understood and left out, and why: the only one-way line."""
+
+    foreign: Template
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What must and must not stand in a file of this layout, by name, nesting and container."""
+
+    require: tuple[Template, ...] = ()
+    forbid: tuple[Template, ...] = ()
+    nesting: str | None = None
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How the foreign `{site}` and `{block}` count: the label of a site, the order of ranks, the first block."""
+
+    label: str = "odd"
+    order: str = "canonical"
+    digits: int = 1
+    first_block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One mapping. `declared` layouts look like another one in every name and are used only when asked for.
+
+    `strip_anywhere` and `strip_leading` are name components that this wrapper adds and that carry no meaning.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    seen: tuple[str, ...]
+    origin: str
+    aliases: tuple[str, ...] = ()
+    declared: bool = False
+    signature: Signature = Signature()
+    numbering: Numbering = Numbering()
+    rules: tuple[Rule, ...] = ()
+    drops: tuple[Drop, ...] = ()
+    strip_anywhere: frozenset[str] = frozenset()
+    strip_leading: frozenset[str] = frozenset()
+    index: TemplateIndex[tuple[Rule, int]] = field(default_factory=TemplateIndex, compare=False, repr=False)
+    drop_index: TemplateIndex[Drop] = field(default_factory=TemplateIndex, compare=False, repr=False)
+
+    @property
+    def is_shell(self) -> bool:
+        """A wrapper that only adds components around another wrapper."""
+        return bool(self.strip_anywhere or self.strip_leading)
+
+    @property
+    def reversible(self) -> bool:
+        return not self.is_shell

@@ -1,0 +1,234 @@
+"""Reads one mapping: TOML text -> checked Layout, or a MappingError that names the line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ckptfix.errors import MappingError
+from ckptfix.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature
+from ckptfix.ops import OPS
+from ckptfix.template import HOLE, HOLE_NAMES, Template, overlap
+
+TOP_KEYS = {"layout", "signature", "numbering", "rename", "alias", "tensor", "drop", "strip"}
+
+
+class _Reader:
+    """Reads one mapping text and knows on which line a complaint belongs."""
+
+    def __init__(self, text: str, origin: str) -> None:
+        self.text = text
+        self.origin = origin
+        try:
+            self.data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise MappingError(f"not valid TOML: {error}", hint="fix the line named above", source=origin) from error
+
+    def fail(self, problem: str, needle: str = "") -> MappingError:
+        lines = self.text.splitlines()
+        line = next((number for number, line in enumerate(lines, 1) if needle and needle in line), None)
+        where = f"line {line}: " if line else ""
+        return MappingError(
+            where + problem,
+            hint="`ckptfix layouts NAME` prints a mapping that works, to compare with",
+            source=self.origin,
+            line=line,
+        )
+
+    def table(self, key: str, allowed: set[str] | None = None) -> dict[str, Any]:
+        value = self.data.get(key, {})
+        if not isinstance(value, dict):
+            raise self.fail(f"[{key}] must be a table", key)
+        self.known(value, allowed, f"[{key}]")
+        return value
+
+    def tables(self, key: str, allowed: set[str]) -> list[dict[str, Any]]:
+        value = self.data.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise self.fail(f"{key} must be written as [[{key}]]", key)
+        for entry in value:
+            self.known(entry, allowed, f"[[{key}]]")
+        return value
+
+    def known(self, table: Mapping[str, Any], allowed: set[str] | None, where: str) -> None:
+        unknown = [key for key in table if allowed is not None and key not in allowed]
+        if unknown:
+            names = ", ".join(sorted(allowed or ()))
+            raise self.fail(f"unknown key {unknown[0]!r} in {where}; known: {names}", unknown[0])
+
+    def strings(self, table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+        value = table.get(key, [])
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(text, str) and text for text in listed):
+            raise self.fail(f"{where}.{key} must be a text or a list of texts", key)
+        return tuple(listed)
+
+    def choice(self, table: Mapping[str, Any], key: str, choices: tuple[str, ...], default: str | None) -> Any:
+        value = table.get(key, default)
+        if value is not None and value not in choices:
+            raise self.fail(f"{key} = {value!r} is not one of {', '.join(choices)}", key)
+        return value
+
+    def template(self, text: str, *, rest: bool, site_is_path: bool = False) -> Template:
+        for hole in HOLE.findall(text):
+            if hole not in HOLE_NAMES:
+                raise self.fail(f"unknown hole {{{hole}}}; known: {', '.join(HOLE_NAMES)}", text)
+            if hole == "rest" and not rest:
+                raise self.fail("{rest} may stand only in [[drop]] and in a wrapper", text)
+        if "{" in HOLE.sub("", text) or "}" in HOLE.sub("", text):
+            raise self.fail(f"unbalanced braces in {text!r}", text)
+        if any(len(HOLE.findall(component)) > 1 for component in text.split(".")):
+            raise self.fail(f"two holes in one component of {text!r}", text)
+        return Template(text, site_is_path)
+
+
+def load_layout(text: str, origin: str) -> Layout:
+    """The layout that a mapping's TOML text describes; MappingError names the line of whatever breaks a rule."""
+    reader = _Reader(text, origin)
+    reader.known(reader.data, TOP_KEYS, "the file")
+    head = reader.table("layout", {"name", "title", "kind", "seen", "aliases", "declared"})
+    for key in ("name", "title"):
+        if not isinstance(head.get(key), str) or not head[key]:
+            raise reader.fail(f"[layout] needs a {key}", "[layout]")
+    seen = reader.strings(head, "seen", "[layout]")
+    if not seen:
+        raise reader.fail(
+            "[layout] needs `seen`: where this layout was met (repository and file, or issue)", "[layout]"
+        )
+    kind: Kind = reader.choice(head, "kind", ("wrapper", "projection", "attention"), None) or "custom"
+    numbering = _numbering(reader)
+    rules = tuple(_rules(reader, kind, numbering))
+    drops = tuple(_drops(reader))
+    _check_overlaps(reader, rules, drops)
+    strip = reader.table("strip", {"anywhere", "leading"})
+    layout = Layout(
+        name=head["name"],
+        title=head["title"],
+        kind=kind,
+        seen=seen,
+        origin=origin,
+        aliases=reader.strings(head, "aliases", "[layout]"),
+        declared=bool(head.get("declared", False)),
+        signature=_signature(reader, numbering),
+        numbering=numbering,
+        rules=rules,
+        drops=drops,
+        strip_anywhere=frozenset(reader.strings(strip, "anywhere", "[strip]")),
+        strip_leading=frozenset(reader.strings(strip, "leading", "[strip]")),
+    )
+    if not rules and not drops and not layout.is_shell:
+        raise reader.fail("the mapping has no rule: write [rename], [[tensor]] or [[drop]]", "[layout]")
+    for rule in rules:
+        for position, template in enumerate(rule.foreign):
+            layout.index.add(template, (rule, position))
+    for drop in drops:
+        layout.drop_index.add(drop.foreign, drop)
+    return layout
+
+
+def _numbering(reader: _Reader) -> Numbering:
+    table = reader.table("numbering", {"label", "order", "digits", "first_block"})
+    for key in ("digits", "first_block"):
+        if type(table.get(key, 0)) is not int or table.get(key, 0) < 0:
+            raise reader.fail(f"{key} must be a whole number", key)
+    return Numbering(
+        label=reader.choice(table, "label", LABELS, "odd"),
+        order=reader.choice(table, "order", ORDERS, "canonical"),
+        digits=table.get("digits", 1),
+        first_block=table.get("first_block", 0),
+    )
+
+
+def _signature(reader: _Reader, numbering: Numbering) -> Signature:
+    table = reader.table("signature", {"require", "forbid", "nesting", "container"})
+    is_path = numbering.label == "path"
+    require, forbid = (
+        tuple(
+            reader.template(text, rest=True, site_is_path=is_path) for text in reader.strings(table, key, "[signature]")
+        )
+        for key in ("require", "forbid")
+    )
+    return Signature(
+        require,
+        forbid,
+        nesting=reader.choice(table, "nesting", ("nested", "flat"), None),
+        container=reader.choice(table, "container", ("torch", "safetensors"), None),
+    )
+
+
+def _rules(reader: _Reader, kind: Kind, numbering: Numbering) -> Iterator[Rule]:
+    for key, read_only in (("rename", False), ("alias", True)):
+        for foreign, canonical in reader.table(key).items():
+            if not isinstance(canonical, str):
+                raise reader.fail(f"[{key}] ties one name to one name, both as text", foreign)
+            yield _rule(reader, kind, numbering, "rename", (foreign,), (canonical,), {}, read_only)
+    for entry in reader.tables(
+        "tensor", {"op", "foreign", "canonical"} | {key for op in OPS.values() for key in op.keys}
+    ):
+        op = str(entry.get("op", ""))
+        if op not in OPS:
+            raise reader.fail(f"unknown op {op!r}; known: {', '.join(OPS)}", op)
+        params = {key: value for key, value in entry.items() if key not in ("op", "foreign", "canonical")}
+        reader.known(params, set(OPS[op].keys), f"[[tensor]] op = {op!r}")
+        foreign_names = reader.strings(entry, "foreign", "[[tensor]]")
+        canonical_names = reader.strings(entry, "canonical", "[[tensor]]")
+        yield _rule(reader, kind, numbering, op, foreign_names, canonical_names, params, False)
+
+
+def _rule(
+    reader: _Reader,
+    kind: Kind,
+    numbering: Numbering,
+    op: str,
+    foreign: tuple[str, ...],
+    canonical: tuple[str, ...],
+    params: dict[str, Any],
+    read_only: bool,
+) -> Rule:
+    if not foreign or not canonical:
+        raise reader.fail(f"op {op!r} needs foreign and canonical names", op)
+    problem = OPS[op].problem(len(foreign), len(canonical), params)
+    if problem:
+        raise reader.fail(f"op {op!r} {problem}", foreign[0])
+    rest = kind == "wrapper"
+    is_path = numbering.label == "path"
+    left = tuple(reader.template(text, rest=rest, site_is_path=is_path) for text in foreign)
+    right = tuple(reader.template(text, rest=rest) for text in canonical)
+    for template in left + right:
+        if set(template.holes) != set(left[0].holes):
+            raise reader.fail(f"holes differ: {left[0].text!r} and {template.text!r}", template.text)
+    if not rest:
+        for template in right:
+            if not template.text.startswith(("image_proj.", "ip_adapter.")):
+                raise reader.fail(
+                    f"{template.text!r} is no canonical name: those begin with image_proj. or ip_adapter.",
+                    template.text,
+                )
+    return Rule(op, left, right, params, read_only)
+
+
+def _drops(reader: _Reader) -> Iterator[Drop]:
+    for entry in reader.tables("drop", {"foreign", "why"}):
+        why = entry.get("why")
+        if not isinstance(why, str) or not why:
+            raise reader.fail("[[drop]] needs `why`: it is printed to whoever loses the tensor", "[[drop]]")
+        names = reader.strings(entry, "foreign", "[[drop]]")
+        if not names:
+            raise reader.fail("[[drop]] needs `foreign`", "[[drop]]")
+        for text in names:
+            yield Drop(reader.template(text, rest=True), why)
+
+
+def _check_overlaps(reader: _Reader, rules: tuple[Rule, ...], drops: tuple[Drop, ...]) -> None:
+    foreign = [template for rule in rules for template in rule.foreign]
+    canonical = [template for rule in rules if not rule.read_only for template in rule.canonical]
+    for side, templates in (
+        ("two rules match one name", foreign),
+        ("two rules write one tensor", canonical),
+        ("two drops match one name", [drop.foreign for drop in drops]),
+    ):
+        for position, template in enumerate(templates):
+            for other in templates[:position]:
+                if overlap(template, other):
+                    raise reader.fail(f"{side}: {other.text!r} and {template.text!r}", template.text)
