@@ -94,7 +94,7 @@ def _fits(hole: str, value: str, spans: bool) -> bool:
         return True
     if hole == "param":
         return value in PARAMS
-    return value.isascii() and value.isdigit()
+    return len(value) <= 6 and value.isascii() and value.isdigit()
 
 
 def overlap(first: Template, second: Template) -> bool:

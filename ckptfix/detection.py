@@ -1,0 +1,190 @@
+"""Which layouts explain a manifest: every one is asked, none is guessed, and the evidence is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from ckptfix.catalogue import known_layouts, layout_parts
+from ckptfix.claims import GROUPS, Choice, Claims, claim_names, strip_shells
+from ckptfix.errors import UsageError
+from ckptfix.folding import folded
+from ckptfix.layout import Kind, Layout
+from ckptfix.manifest import Manifest
+from ckptfix.mapping_file import load_layout
+from ckptfix.plan import Plan, build_plan
+from ckptfix.reference import PRODUCTS, AdapterConfig
+from ckptfix.template import TemplateIndex
+
+# A layout that explains less than this share of the names is no explanation.
+LEAST_EXPLAINED = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    choice: Choice
+    claims: Claims
+    broken: int
+
+
+def plan_for(
+    manifest: Manifest,
+    *,
+    layout: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    reference: str = "auto",
+) -> Plan:
+    """The plan of the layouts that explain the manifest best; `layout` and `mapping` override what they name.
+
+    Raises UsageError for an unknown layout or reference, MappingError for a bad mapping file, RefusedError for heads
+    that do not fit. A file that no layout explains, or that two explain differently, gives a refused plan.
+    """
+    config = _reference(reference)
+    forced = layout_parts(layout) if layout else {}
+    if mapping is not None:
+        forced = {**forced, "custom": _user_mapping(mapping)}
+    names = list(manifest.tensors)
+    candidates = list(_candidates(manifest, names, forced))
+    best = max(candidate.claims.explained for candidate in candidates)
+    fewest = min(candidate.broken for candidate in candidates if candidate.claims.explained == best)
+    leading = [
+        candidate for candidate in candidates if candidate.claims.explained == best and candidate.broken == fewest
+    ]
+    plans = [
+        build_plan(manifest, candidate.choice, candidate.claims, heads=heads, dim_head=dim_head, reference=config)
+        for candidate in leading
+    ]
+    plans.sort(key=lambda plan: plan.problems)
+    plan = plans[0]
+    rivals = [
+        other.choice.name for other in plans[1:] if other.problems == plan.problems and _writes(other) != _writes(plan)
+    ]
+    known = bool(forced) or (bool(names) and best >= LEAST_EXPLAINED * len(names))
+    evidence = tuple(_evidence(manifest, plan))
+    return replace(plan, rivals=tuple(rivals), known=known, evidence=evidence)
+
+
+def _reference(name: str) -> AdapterConfig | None:
+    if name == "auto":
+        return None
+    if name not in PRODUCTS:
+        raise UsageError(f"unknown reference {name!r}", hint=f"known references: auto, {', '.join(PRODUCTS)}")
+    return PRODUCTS[name].config
+
+
+def _user_mapping(path: str | os.PathLike[str]) -> Layout:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"cannot read the mapping: {reason}", hint="give --mapping the path of a TOML file", source=str(path)
+        ) from error
+    return replace(load_layout(text, str(path)), kind="custom")
+
+
+def _writes(plan: Plan) -> set[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    return {(step.op, step.inputs, step.outputs) for step in plan.steps}
+
+
+def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]) -> Iterable[_Candidate]:
+    """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
+    nesting = _nesting(manifest)
+    container = "safetensors" if manifest.container == "safetensors" else "torch"
+    layouts = known_layouts()
+    shells = tuple(layout for layout in layouts if layout.is_shell and _strips(layout, names))
+    forced_wrapper = forced.get("wrapper")
+    if forced_wrapper is not None and not forced_wrapper.is_shell:
+        wrappers = [forced_wrapper]
+    else:
+        wrappers = [
+            layout
+            for layout in layouts
+            if layout.kind == "wrapper"
+            and not layout.is_shell
+            and layout.signature.nesting in (None, nesting)
+            and layout.signature.container in (None, container)
+        ]
+    bare = [strip_shells(name, shells) for name in names]
+    for wrapper in wrappers:
+        if forced_wrapper is not wrapper and _hits(wrapper.signature.forbid, bare):
+            continue
+        base = Choice(shells, wrapper, custom=forced.get("custom"))
+        grouped = _unwrapped(bare, wrapper)
+        projections = _leading(grouped, "projection", forced, GROUPS[0])
+        attentions = _leading(grouped, "attention", forced, GROUPS[1])
+        for projection, attention in product(projections, attentions):
+            choice = replace(base, projection=projection, attention=attention)
+            broken = sum(
+                not _hits([template], grouped if layout is not wrapper else bare)
+                for layout in (wrapper, projection, attention)
+                if layout is not None
+                for template in layout.signature.require
+            )
+            yield _Candidate(choice, claim_names(names, choice), broken)
+
+
+def _nesting(manifest: Manifest) -> str:
+    nested = sum(len(tensor.path) > 1 for tensor in manifest.tensors.values())
+    return "nested" if 2 * nested > len(manifest.tensors) else "flat"
+
+
+def _strips(shell: Layout, names: list[str]) -> bool:
+    return any(strip_shells(name, (shell,)) != name for name in names)
+
+
+def _hits(templates: Sequence[object], names: list[str]) -> bool:
+    if not templates:
+        return False
+    index: TemplateIndex[bool] = TemplateIndex()
+    for template in templates:
+        index.add(template, True)  # type: ignore[arg-type]
+    return any(index.match(name) for name in names)
+
+
+def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:
+    found = ((name, wrapper.index.match(name)) for name in bare)
+    return [match[0][0].canonical[0].fill(match[1]) if match else name for name, match in found]
+
+
+def _leading(names: list[str], kind: Kind, forced: dict[Kind, Layout], group: str) -> list[Layout | None]:
+    """The layouts of this kind that explain most names of the group; one that a signature forbids is not asked."""
+    if kind in forced:
+        return [forced[kind]]
+    members = [name for name in names if name.startswith(group)]
+    if not members:
+        return [None]
+    scores = {
+        layout.name: (layout, sum(layout.index.match(name) is not None for name in members))
+        for layout in known_layouts()
+        if layout.kind == kind and not layout.declared and not _hits(layout.signature.forbid, members)
+    }
+    best = max((score for _, score in scores.values()), default=0)
+    return [layout for layout, score in scores.values() if score == best and best] or [None]
+
+
+def _evidence(manifest: Manifest, plan: Plan) -> Iterable[str]:
+    """Why this choice: what each layout explains, in sentences."""
+    names = list(manifest.tensors)
+    for shell in plan.choice.shells:
+        stripped = [name for name in names if strip_shells(name, (shell,)) != name]
+        parts = sorted(
+            {part for name in stripped for part in set(name.split(".")) - set(strip_shells(name, (shell,)).split("."))}
+        )
+        yield f"{shell.name}: {len(stripped)} of {len(names)} names carry {', '.join(part + '.' for part in parts)}"
+    wrapper = plan.choice.wrapper
+    if wrapper is not None:
+        yield f"{wrapper.name}: {_nesting(manifest)} names in a {manifest.container} file ({wrapper.title})"
+    for layout, group in ((plan.choice.projection, GROUPS[0]), (plan.choice.attention, GROUPS[1])):
+        if layout is not None:
+            made = [step for step in plan.steps if step.outputs[0].startswith(group)]
+            count = sum(len(step.inputs) for step in made)
+            telling = folded((name for step in made if not step.is_copy for name in step.inputs), most=2)
+            yield f"{layout.name}: explains {count} names" + (f", among them {telling}" if telling else "")
+    if plan.choice.custom is not None:
+        yield f"{plan.choice.custom.name}: the mapping {plan.choice.custom.origin}"

@@ -1,0 +1,199 @@
+"""A plan: what would become what, decided on names, shapes and dtypes before a byte of data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ckptfix.claims import Choice, Claim, Claims, claim_canonical
+from ckptfix.dimensions import Dimensions, read_dimensions
+from ckptfix.manifest import Manifest
+from ckptfix.ops import OPS, ShapeMismatchError
+from ckptfix.reference import AdapterConfig, resampler_tensors
+from ckptfix.views import Shape, View, show
+
+# Layouts that stock loaders read as they are, wrapper, projection and attention scheme.
+CANONICAL = frozenset({"nested-bin", "flat-st", "resampler", "odd"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule applied once: `inputs` are names in the file, `outputs` names in the result.
+
+    `absent` lists inputs that the rule needs and the file lacks; such a step makes nothing. Else there is a view
+    per output.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    views: tuple[View, ...] = ()
+
+    @property
+    def is_copy(self) -> bool:
+        """Nothing changes, the name neither."""
+        return self.op == "rename" and self.inputs == self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class IllShaped:
+    """A tensor that is there with another shape than the rest of the file implies."""
+
+    name: str
+    inputs: tuple[str, ...]
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The canonical adapter that a manifest makes under one choice of layouts, and all that stands in the way.
+
+    `missing` maps canonical names to the shape they should have, `unexpected` holds names as the file has them,
+    `clashes` maps a canonical name to the file's names that all want to become it. `rivals` are other choices that
+    explain the file as well but would write something else.
+    """
+
+    manifest: Manifest
+    choice: Choice
+    dimensions: Dimensions
+    steps: tuple[Step, ...]
+    dropped: tuple[tuple[str, str], ...]
+    missing: Mapping[str, Shape]
+    unexpected: tuple[str, ...]
+    ill_shaped: tuple[IllShaped, ...]
+    clashes: Mapping[str, tuple[str, ...]]
+    evidence: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    known: bool = True
+
+    @property
+    def config(self) -> AdapterConfig:
+        return self.dimensions.config
+
+    @property
+    def outputs(self) -> dict[str, View]:
+        """Canonical name -> view, of every tensor that the plan can make."""
+        return {name: view for step in self.steps for name, view in zip(step.outputs, step.views, strict=False)}
+
+    @property
+    def problems(self) -> int:
+        """How much stands in the way; detection prefers the choice with the least."""
+        return len(self.missing) + len(self.unexpected) + len(self.ill_shaped) + 2 * len(self.clashes)
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.problems or self.rivals or not self.known)
+
+    @property
+    def needs_conversion(self) -> bool:
+        """Whether stock loaders want other names or another row order than the file has."""
+        return bool(self.dropped) or any(layout.name not in CANONICAL for layout in self.choice.layouts)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        config = self.config
+        order = next((layout for layout in self.choice.layouts if layout.declared), None)
+        rows = f"row order as --layout {order.name} declares" if order else "to_kv rows hold k first, head by head"
+        return (
+            f"heads={config.heads}, dim_head={config.dim_head} (shapes show only their product {config.inner})",
+            rows,
+        )
+
+
+def build_plan(
+    manifest: Manifest,
+    choice: Choice,
+    claims: Claims,
+    *,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    reference: AdapterConfig | None = None,
+) -> Plan:
+    """Compares what the claims make with a whole adapter of the same sizes (or of `reference`'s).
+
+    RefusedError if heads and dim_head cannot make the file's inner width.
+    """
+    shapes: dict[str, Shape] = {}
+    ill_shaped: list[IllShaped] = []
+    for claim in claims.claims:
+        if claim.complete:
+            _claim_shapes(manifest, claim, shapes, ill_shaped)
+    dimensions = _dimensions(shapes, heads, dim_head, reference)
+    expected = resampler_tensors(dimensions.config) | dimensions.attention_shapes()
+    sizes = {"heads": dimensions.config.heads, "dim_head": dimensions.config.dim_head}
+    broken = {problem.name for problem in ill_shaped}
+    made = {output: claim for claim in claims.claims if claim.complete for output in claim.outputs}
+    for name, shape in shapes.items():
+        if name in expected and shape != expected[name]:
+            inputs = tuple(filter(None, made[name].inputs))
+            ill_shaped.append(IllShaped(name, inputs, show(expected[name]), show(shape)))
+            broken.add(name)
+    steps = []
+    unexpected = list(claims.unexplained)
+    for claim in claims.claims:
+        inputs = tuple(filter(None, claim.inputs))
+        if not any(output in expected for output in claim.outputs):
+            unexpected.extend(inputs)
+        elif not claim.complete or any(output in broken for output in claim.outputs):
+            steps.append(Step(claim.rule.op, inputs, claim.outputs, claim.absent))
+        else:
+            views = [View.of(manifest.tensors[name]) for name in inputs]
+            try:
+                outputs = OPS[claim.rule.op].views(views, claim.rule.params, sizes)
+            except ShapeMismatchError as error:
+                ill_shaped.append(IllShaped(claim.outputs[0], inputs, error.expected, error.found))
+                outputs = []
+            steps.append(Step(claim.rule.op, inputs, claim.outputs, (), tuple(outputs)))
+    order = {name: position for position, name in enumerate(expected)}
+    file_order = {name: position for position, name in enumerate(manifest.tensors)}
+    clashes = {name: tuple(names) for name, names in claims.clashes.items()}
+    return Plan(
+        manifest,
+        choice,
+        dimensions,
+        steps=tuple(sorted(steps, key=lambda step: min(order.get(name, len(order)) for name in step.outputs))),
+        dropped=tuple(claims.dropped),
+        missing={name: shape for name, shape in expected.items() if name not in made},
+        unexpected=tuple(sorted(set(unexpected), key=file_order.__getitem__)),
+        ill_shaped=tuple(ill_shaped),
+        clashes=clashes,
+    )
+
+
+def _claim_shapes(manifest: Manifest, claim: Claim, shapes: dict[str, Shape], ill_shaped: list[IllShaped]) -> None:
+    inputs = tuple(filter(None, claim.inputs))
+    try:
+        outputs = OPS[claim.rule.op].shapes([manifest.tensors[name].shape for name in inputs], claim.rule.params)
+    except ShapeMismatchError as error:
+        ill_shaped.append(IllShaped(claim.outputs[0], inputs, error.expected, error.found))
+        return
+    shapes.update(zip(claim.outputs, outputs, strict=True))
+
+
+def _dimensions(
+    shapes: Mapping[str, Shape], heads: int | None, dim_head: int | None, reference: AdapterConfig | None
+) -> Dimensions:
+    if reference is None:
+        return read_dimensions(shapes, heads=heads, dim_head=dim_head)
+    named = read_dimensions({}, heads=heads, dim_head=dim_head, assumed=reference)
+    return Dimensions(named.config, dict.fromkeys(named.status, "confirmed"), {})
+
+
+def retarget(plan: Plan, target: Choice) -> list[Step]:
+    """The steps that write this plan's tensors in another layout; views lead back to the source file's bytes.
+
+    Only for a plan that is not refused: every canonical tensor is there. ShapeMismatchError if an op cannot be undone.
+    """
+    outputs = plan.outputs
+    made_by = {name: step for step in plan.steps for name in step.outputs}
+    sizes = {"heads": plan.config.heads, "dim_head": plan.config.dim_head}
+    steps = []
+    for claim in claim_canonical(list(outputs), target, plan.config.unet):
+        names = [name for name in claim.inputs if name is not None]
+        views = OPS[claim.rule.op].views([outputs[name] for name in names], claim.rule.params, sizes)
+        sources = list(dict.fromkeys(source for name in names for source in made_by[name].inputs))
+        ops = [op for op in dict.fromkeys([*(made_by[name].op for name in names), claim.rule.op]) if op != "rename"]
+        steps.append(Step("+".join(ops) or "rename", tuple(sources), claim.outputs, (), tuple(views)))
+    return steps
