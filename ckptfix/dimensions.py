@@ -91,6 +91,7 @@ def read_dimensions(
             "depth": "confirmed" if depth else "assumed",
             "dim_head": "assumed",
             "heads": "assumed",
+            "inner": status["inner"],
             "num_queries": status["num_queries"],
             "embedding_dim": status["embedding_dim"],
             "output_dim": status["output_dim"],

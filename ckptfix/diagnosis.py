@@ -1,0 +1,191 @@
+"""What stands in a plan's way, said as findings: the same words for inspect, convert and load."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from ckptfix.catalogue import known_layouts
+from ckptfix.findings import Finding
+from ckptfix.folding import fold_names, folded
+from ckptfix.plan import Plan
+from ckptfix.views import show
+
+
+def plan_findings(plan: Plan) -> tuple[Finding, ...]:
+    """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
+    if not plan.known:
+        return (_unknown(plan),)
+    return (
+        *_rivals(plan),
+        *_clashes(plan),
+        *_missing(plan),
+        *_unexpected(plan),
+        *_ill_shaped(plan),
+        *_layout(plan),
+    )
+
+
+def convert_command(plan: Plan, *options: str) -> str:
+    """The command that converts this file, ready to paste."""
+    return " ".join(["ckptfix convert", shlex.quote(plan.manifest.source), *options, "--out fixed.safetensors"])
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _unknown(plan: Plan) -> Finding:
+    names = list(plan.manifest.tensors)
+    message = "it holds no tensors" if not names else f"no known layout explains its names: {folded(names)}"
+    return Finding(
+        "unknown-layout",
+        "error",
+        message,
+        hint="`ckptfix layouts` lists what is known; a layout of your own is a --mapping file of a few lines",
+        tensors=tuple(names),
+    )
+
+
+def _rivals(plan: Plan) -> Iterator[Finding]:
+    if plan.rivals:
+        choices = (plan.choice.name, *plan.rivals)
+        yield Finding(
+            "ambiguous",
+            "error",
+            f"{len(choices)} layouts explain the file equally well, with different results: {', '.join(choices)}",
+            hint=f"say which one it is: {convert_command(plan, '--layout', plan.choice.name)}",
+        )
+
+
+def _clashes(plan: Plan) -> Iterator[Finding]:
+    for output, inputs in plan.clashes.items():
+        yield Finding(
+            "clash",
+            "error",
+            f"two inputs would both become {output}: {', '.join(inputs)}",
+            hint="the file mixes two layouts or holds a tensor twice; keep one of them, ckptfix does not choose",
+            tensors=inputs,
+        )
+
+
+def _missing(plan: Plan) -> Iterator[Finding]:
+    if not plan.missing:
+        return
+    names = list(plan.missing)
+    total = len(names) + sum(len(step.outputs) for step in plan.steps)
+    halves = {name.split(".")[0] for name in names}
+    absent = [name for step in plan.steps for name in step.absent]
+    message = f"{count(len(names), 'tensor')} missing: {folded(names)}"
+    if absent:
+        message += f" (the file lacks {folded(absent)})"
+    hint = "weights are never made up: get the whole file, or the other part, and give both to convert"
+    if halves == {"ip_adapter"} and not any(name.startswith("ip_adapter.") for name in plan.outputs):
+        hint = "this is the image projection alone: give the file with the K/V pairs too, `ckptfix convert A B --out …`"
+    elif halves == {"image_proj"} and not any(name.startswith("image_proj.") for name in plan.outputs):
+        hint = (
+            "these are the K/V pairs alone: give the file with the image projection too, `ckptfix convert A B --out …`"
+        )
+    yield Finding(
+        "missing",
+        "error",
+        message,
+        hint=hint,
+        tensors=tuple(names),
+        expected=f"{total} tensors",
+        found=f"{total - len(names)} tensors",
+    )
+
+
+def _unexpected(plan: Plan) -> Iterator[Finding]:
+    if not plan.unexpected:
+        return
+    others = _other_layouts(plan)
+    if others:
+        yield Finding(
+            "mixed-layouts",
+            "error",
+            f"the file mixes layouts: {folded(plan.unexpected)} would fit {', '.join(others)}, "
+            f"the rest is {plan.choice.name}",
+            hint="it was put together from two files; find the one it was made from",
+            tensors=plan.unexpected,
+        )
+        return
+    verb = "is" if len(plan.unexpected) == 1 else "are"
+    yield Finding(
+        "unexpected",
+        "error",
+        f"{count(len(plan.unexpected), 'name')} {verb} not part of the adapter: {folded(plan.unexpected)}",
+        hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}",
+        tensors=plan.unexpected,
+    )
+
+
+def _other_layouts(plan: Plan) -> list[str]:
+    """Layouts that would explain all the names that the chosen one does not."""
+    chosen = plan.choice.layouts
+    return [
+        layout.name
+        for layout in known_layouts()
+        if layout not in chosen
+        and layout.kind in ("projection", "attention")
+        and not layout.declared
+        and plan.missing
+        and all(layout.index.match(name) is not None for name in plan.unexpected)
+    ]
+
+
+def _ill_shaped(plan: Plan) -> Iterator[Finding]:
+    for problem in plan.ill_shaped:
+        made = "" if problem.inputs == (problem.name,) else f" (from {', '.join(problem.inputs)})"
+        yield Finding(
+            "shape",
+            "error",
+            f"{problem.name}{made} has shape {problem.found}, the rest of the file asks for {problem.expected}",
+            hint="the tensor is from another model or was cut; take it from the file this one was made from",
+            tensors=problem.inputs,
+            expected=problem.expected,
+            found=problem.found,
+        )
+
+
+def _layout(plan: Plan) -> Iterator[Finding]:
+    if not plan.needs_conversion:
+        return
+    changed = [step for step in plan.steps if not step.is_copy]
+    names = [name for step in changed for name in step.inputs]
+    message = f"the layout is {plan.choice.name}, which stock loaders do not read"
+    if names:
+        message += f"; {count(len(names), 'name')} to rewrite: {folded(names, most=3)}"
+    yield Finding(
+        "layout",
+        "warning",
+        message,
+        hint=convert_command(plan) if not plan.refused else "convert refuses it until the errors are mended",
+        tensors=tuple(names),
+        expected="canonical",
+        found=plan.choice.name,
+    )
+
+
+def rename_lines(plan: Plan) -> list[str]:
+    """What the plan would do, folded for people: `queries -> latents`, one line per pattern and op."""
+    lines: dict[tuple[str, str, str], None] = {}
+    by_rule: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for step in plan.steps:
+        if not step.is_copy and not step.absent:
+            shape = fold_names([".".join("0" if part.isdigit() else part for part in step.outputs[0].split("."))])[0]
+            inputs, outputs = by_rule.setdefault((step.op, shape), ([], []))
+            inputs.extend(step.inputs)
+            outputs.extend(step.outputs)
+    for (op, _), (inputs, outputs) in by_rule.items():
+        lines[" + ".join(fold_names(inputs)), op, " + ".join(fold_names(outputs))] = None
+    return [f"{source} -> {target}" + ("" if op == "rename" else f"  ({op})") for source, op, target in lines]
+
+
+def invented_lines(plan: Plan) -> list[str]:
+    """Each tensor that would have to be invented to make the adapter whole, folded, with its shape."""
+    by_shape: dict[str, list[str]] = {}
+    for name, shape in plan.missing.items():
+        by_shape.setdefault(show(shape), []).append(name)
+    return [f"{name} {shape}" for shape, names in by_shape.items() for name in fold_names(names)]
