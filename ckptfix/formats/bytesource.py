@@ -1,0 +1,199 @@
+"""Bytes at positions: the one way in which the readers touch a file.
+
+Reads are by span (`pread`), never through a memory map: a file that shrinks while it is mapped kills the process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ckptfix.errors import DamagedError, OutputError, UnreadableError, UsageError
+from ckptfix.text import printable, some
+
+CHUNK = 4 << 20
+SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".safetensors"})
+
+
+class ByteSource(Protocol):
+    """A run of `size` bytes that can be read in any order. `name` is what to call it in messages."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` from `offset` on; `DamagedError` if the source ends before."""
+
+    def close(self) -> None: ...
+
+
+class LocalFile:
+    """An open regular file; the size is taken once, and a file that shrinks later gives a `DamagedError`."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = descriptor
+        self.name = name
+        self.size = os.fstat(descriptor).st_size
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        done = 0
+        while done < len(target):
+            try:
+                count = os.preadv(self._descriptor, [target[done:]], offset + done)
+            except OSError as error:
+                raise DamagedError(
+                    f"reading at byte {offset + done:,} failed: {error.strerror}",
+                    hint="check the disk or the network folder, or copy the file again",
+                    code="read",
+                    source=self.name,
+                ) from error
+            if count == 0:
+                raise DamagedError(
+                    f"ends at byte {offset + done:,}, {len(target) - done:,} bytes before a stored run does",
+                    hint="is the file still being written? wait for the download to end, then try again",
+                    code="truncated",
+                    source=self.name,
+                )
+            done += count
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Window:
+    """A part of another source as a source of its own; closing it closes the whole."""
+
+    def __init__(self, whole: ByteSource, start: int, size: int) -> None:
+        self._whole = whole
+        self._start = start
+        self.name = whole.name
+        self.size = size
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        if offset + len(target) > self.size:
+            raise DamagedError(
+                f"a read at byte {offset:,} goes past the end",
+                hint="get the file again",
+                code="truncated",
+                source=self.name,
+            )
+        self._whole.read_into(self._start + offset, target)
+
+    def close(self) -> None:
+        self._whole.close()
+
+
+def read_at(source: ByteSource, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on, all of them inside the source: a declared size never decides an allocation."""
+    if offset < 0 or size < 0 or offset + size > source.size:
+        raise DamagedError(
+            f"bytes {offset:,} to {offset + size:,} lie outside the {source.size:,} that are there",
+            hint="get the file again",
+            code="truncated",
+            source=source.name,
+        )
+    buffer = bytearray(size)
+    source.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+def read_some(source: ByteSource, offset: int, size: int) -> bytes:
+    """Up to `size` bytes from `offset` on: fewer where the source ends before."""
+    return read_at(source, offset, max(0, min(size, source.size - offset)))
+
+
+def chunks_of(source: ByteSource, offset: int, size: int, chunk: int = CHUNK) -> Iterator[memoryview]:
+    """The bytes of a span in order, each view over one reused buffer and valid until the next."""
+    buffer = memoryview(bytearray(min(chunk, size)))
+    done = 0
+    while done < size:
+        part = buffer[: min(chunk, size - done)]
+        source.read_into(offset + done, part)
+        done += len(part)
+        yield part
+
+
+def spool(parts: Iterable[bytes], name: str) -> LocalFile:
+    """The joined parts in a file without a name, which is gone when closed; `OutputError` on a full disk."""
+    try:
+        with tempfile.TemporaryFile(prefix="ckptfix-") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            return LocalFile(os.dup(file.fileno()), name)
+    except OSError as error:
+        raise OutputError(
+            f"unpacking into {tempfile.gettempdir()} failed: {error.strerror}",
+            hint="free some space there, or point TMPDIR at a folder that has it",
+            source=name,
+        ) from error
+
+
+def open_local(path: str | os.PathLike[str]) -> LocalFile:
+    """Open a regular file for reading.
+
+    Raises `UsageError` for what is missing, a folder or a device, `UnreadableError` where permission is missing.
+    """
+    shown = printable(os.fspath(path), 1000)
+    try:
+        # Without O_NONBLOCK a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except PermissionError as error:
+        raise UnreadableError(
+            "permission denied", hint=f"ask for read permission: ls -l {shown}", code="permission", source=shown
+        ) from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise UsageError("no such file", hint=_near(Path(path)), code="no-such-file", source=shown) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot be opened: {error.strerror}", hint="check the path", code="no-such-file", source=shown
+        ) from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return LocalFile(descriptor, shown)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise UsageError("is a folder, not a file", hint=_inside(Path(path)), code="folder", source=shown)
+    raise UsageError(
+        "is a pipe, socket or device, not a regular file",
+        hint="save the checkpoint to a file first",
+        code="not-a-file",
+        source=shown,
+    )
+
+
+def _checkpoints_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix in SUFFIXES)
+    except (OSError, ValueError):
+        return []
+
+
+def _inside(folder: Path) -> str:
+    names = _checkpoints_in(folder)
+    return f"name one of its files: {some(names, 5)}" if names else "it holds no checkpoint file; name a file"
+
+
+def _near(path: Path) -> str:
+    """What the user may have meant: close names in the same folder first, then any checkpoint there."""
+    folder = path.parent
+    try:
+        if not folder.is_dir():
+            return f"the folder {printable(str(folder))} does not exist either; check the path"
+        present = sorted(entry.name for entry in os.scandir(folder))
+    except (OSError, ValueError):
+        return "check the path"
+    from difflib import get_close_matches  # only here: start-up time
+
+    close = get_close_matches(path.name, present[:2000], n=3, cutoff=0.6)
+    names = close or _checkpoints_in(folder)
+    return f"did you mean {some(names, 5)}?" if names else "no checkpoint lies in that folder; check the path"

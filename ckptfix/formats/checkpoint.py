@@ -1,0 +1,185 @@
+"""An open checkpoint: its manifest, and the bytes of its records on demand."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ckptfix.errors import CkptfixError, DamagedError
+from ckptfix.findings import Finding
+from ckptfix.formats.bytesource import ByteSource, chunks_of, open_local, read_at, spool
+from ckptfix.formats.inflation import inflate
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
+from ckptfix.formats.safetensors_file import read_safetensors
+from ckptfix.formats.torch_legacy import read_torch_legacy
+from ckptfix.formats.torch_zip import read_torch_zip
+from ckptfix.formats.torch_zip_cut import read_cut_zip
+from ckptfix.formats.triage import identify, suffix_finding
+from ckptfix.formats.unpacking import ungzip, unzip, wrapped_entry
+from ckptfix.formats.zip_directory import NoDirectoryError, read_directory
+from ckptfix.manifest import Manifest, Record
+from ckptfix.text import plural, printable, some
+
+_WRAPPINGS: Final = 2
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS, partial: bool = False
+) -> Checkpoint:
+    """Open a checkpoint file and read its index; tensor bytes stay on disk until they are asked for.
+
+    With `partial` a cut file gives a manifest of exactly the tensors that are whole, and a finding `truncated`.
+    Raises `UsageError` (no such file), `UnreadableError`, `UnsafeError`.
+    """
+    return open_source(open_local(path), suffix=Path(path).suffix, limits=limits, partial=partial)
+
+
+def open_source(
+    source: ByteSource, *, suffix: str = "", limits: Limits = DEFAULT_LIMITS, partial: bool = False
+) -> Checkpoint:
+    """Open the checkpoint in `source` (see `open_checkpoint`), which belongs to the `Checkpoint` from then on."""
+    name, size = source.name, source.size
+    findings: list[Finding] = []
+    with ExitStack() as stack:
+        try:
+            while True:
+                stack.pop_all()
+                stack.callback(source.close)
+                found = _read(source, limits, partial=partial)
+                if isinstance(found, Manifest):
+                    break
+                source, finding = found
+                findings.append(finding)
+                if len(findings) > _WRAPPINGS:
+                    raise limit_error("wrappings", f"is wrapped over {_WRAPPINGS} times")
+        except CkptfixError as error:
+            error.source = name
+            raise
+        stack.pop_all()
+    lying = suffix_finding(suffix, found.container)
+    findings += [lying] if lying else []
+    manifest = replace(found, source=name, size=size, findings=(*findings, *found.findings))
+    return Checkpoint(source, manifest, limits)
+
+
+def _read(source: ByteSource, limits: Limits, *, partial: bool) -> Manifest | tuple[ByteSource, Finding]:
+    """The manifest of a file, or what is inside it where it only wraps a checkpoint."""
+    kind = identify(source, limits)
+    if kind == "gzip":
+        return ungzip(source, limits)
+    if kind == "legacy":
+        return read_torch_legacy(source, limits, partial=partial)
+    if kind == "safetensors":
+        return read_safetensors(source, limits, partial=partial)
+    try:
+        directory = read_directory(source, limits)
+    except NoDirectoryError:
+        return read_cut_zip(source, limits, partial=partial)
+    wrapped = wrapped_entry(directory, source)
+    return read_torch_zip(source, directory, limits) if wrapped is None else unzip(source, wrapped, limits)
+
+
+class Checkpoint:
+    """The manifest of an open file and access to its records.
+
+    All offsets count the bytes of a record as tensors see them, whether it is stored or deflated. Reading raises
+    `DamagedError` where the file is damaged or has changed, `UnsafeError` where a record inflates over its budget.
+    """
+
+    def __init__(self, source: ByteSource, manifest: Manifest, limits: Limits) -> None:
+        self.manifest = manifest
+        self._source = source
+        self._limits = limits
+        self._inflated: dict[str, ByteSource] = {}
+        self._checked: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        for spooled in self._inflated.values():
+            spooled.close()
+        self._inflated.clear()
+        self._source.close()
+
+    def read(self, record: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a record from `offset` on."""
+        source, start = self._bytes_of(self._span(record, offset, size))
+        return read_at(source, start + offset, size)
+
+    def chunks(self, record: str, offset: int, size: int) -> Iterator[memoryview]:
+        """The same bytes in parts of some MiB; each view is valid until the next.
+
+        A whole record is checked against its CRC in the same pass: a `DamagedError` follows the last part.
+        """
+        entry = self._span(record, offset, size)
+        whole = offset == 0 and size == entry.size
+        crc = 0
+        for part in self._parts(entry, offset, size):
+            if whole:
+                crc = zlib.crc32(part, crc)
+            yield part
+        if whole:
+            self._judge(entry, crc)
+
+    def check(self, record: str) -> None:
+        """Read a record and compare its CRC, once; nothing to do where the container keeps none."""
+        entry = self.manifest.records[record]
+        if record in self._checked or entry.crc is None:
+            return
+        crc = 0
+        for part in self._parts(entry, 0, entry.size):
+            crc = zlib.crc32(part, crc)
+        self._judge(entry, crc)
+
+    def _judge(self, entry: Record, crc: int) -> None:
+        if entry.crc is None or crc == entry.crc:
+            self._checked.add(entry.name)
+            return
+        tensors = [name for name, tensor in self.manifest.tensors.items() if tensor.span.record == entry.name]
+        raise DamagedError(
+            f"record {printable(entry.name)} fails its checksum ({crc:08x}, not {entry.crc:08x}): "
+            f"{plural(len(tensors), 'tensor')} damaged: {some(tensors)}",
+            hint="get the file again; the data was damaged in a download or on the disk",
+            source=self.manifest.source,
+            record=entry.name,
+            tensors=tensors,
+        )
+
+    def _span(self, record: str, offset: int, size: int) -> Record:
+        entry = self.manifest.records[record]
+        if offset < 0 or size < 0 or offset + size > entry.size:
+            raise IndexError(f"bytes {offset} to {offset + size} of record {record}, which has {entry.size}")
+        return entry
+
+    def _parts(self, entry: Record, offset: int, size: int) -> Iterator[memoryview]:
+        if entry.deflated and size == entry.size and entry.name not in self._inflated:
+            for part in self._inflate(entry):
+                yield memoryview(part)
+        else:
+            source, start = self._bytes_of(entry)
+            yield from chunks_of(source, start + offset, size)
+
+    def _inflate(self, entry: Record) -> Iterator[bytes]:
+        what = f"record {printable(entry.name)}"
+        return inflate(self._source, entry.position, entry.stored_size, self._limits, what=what, size=entry.size)
+
+    def _bytes_of(self, entry: Record) -> tuple[ByteSource, int]:
+        """Where to read a record: in the file, or for a deflated one in a spool file that is filled once."""
+        if not entry.deflated:
+            return self._source, entry.position
+        if entry.name not in self._inflated:
+            self._inflated[entry.name] = spool(self._inflate(entry), self.manifest.source)
+        return self._inflated[entry.name], 0

@@ -1,0 +1,81 @@
+"""Bounded inflation of deflate and gzip streams: never more memory than a chunk, never more output than the budget."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from ckptfix.errors import DamagedError
+from ckptfix.formats.bytesource import ByteSource, read_at
+from ckptfix.formats.limits import Limits, limit_error
+
+RAW_DEFLATE = -15
+GZIP = 31
+_INPUT = 1 << 18
+_OUTPUT = 1 << 20
+
+
+def inflate(
+    source: ByteSource,
+    position: int,
+    stored_size: int,
+    limits: Limits,
+    *,
+    what: str,
+    wbits: int = RAW_DEFLATE,
+    size: int | None = None,
+) -> Iterator[bytes]:
+    """The inflated bytes of a stored run, in parts of at most 1 MiB; `what` names the run in messages.
+
+    `size` is how many bytes must come out; None takes what comes.
+    Several gzip members after each other are one stream, as gzip itself reads them.
+    Raises `DamagedError` where the stream is broken or ends early, `UnsafeError` where it goes over a budget.
+    """
+    stream = zlib.decompressobj(wbits)
+    consumed = produced = 0
+    pending = b""
+    more_inside = False
+    while True:
+        if not pending and not more_inside:
+            if consumed == stored_size:
+                raise _broken(source, what, "ends early")
+            pending = read_at(source, position + consumed, min(_INPUT, stored_size - consumed))
+            consumed += len(pending)
+        try:
+            part = stream.decompress(pending, _OUTPUT)
+        except zlib.error as error:
+            raise _broken(source, what, "is damaged") from error
+        produced += len(part)
+        check_inflated(produced, consumed, limits, what)
+        if size is not None and (produced > size or (stream.eof and produced < size)):
+            raise _broken(source, what, f"does not unpack to the {size:,} bytes it declares")
+        if part:
+            yield part
+        if not stream.eof:
+            pending = stream.unconsumed_tail
+            more_inside = len(part) == _OUTPUT  # output that did not fit waits inside the stream
+            continue
+        pending, more_inside = stream.unused_data, False
+        if wbits != GZIP:
+            return
+        if len(pending) < 2 and consumed < stored_size:
+            rest = read_at(source, position + consumed, min(_INPUT, stored_size - consumed))
+            consumed += len(rest)
+            pending += rest
+        if not pending.startswith(b"\x1f\x8b"):
+            return
+        stream = zlib.decompressobj(wbits)
+
+
+def check_inflated(produced: int, stored: int, limits: Limits, what: str) -> None:
+    """Refuse `produced` bytes (seen or declared) out of `stored` ones when that goes over a budget."""
+    if produced > limits.inflated_bytes:
+        raise limit_error("inflated_bytes", f"{what} unpacks to over {limits.inflated_bytes:,} bytes")
+    if produced > max(limits.inflated_floor, limits.inflated_ratio * stored):
+        raise limit_error(
+            "inflated_ratio", f"{what} unpacks to over {limits.inflated_ratio} times its {stored:,} stored bytes"
+        )
+
+
+def _broken(source: ByteSource, what: str, problem: str) -> DamagedError:
+    return DamagedError(f"{what}: the compressed data {problem}", hint="get the file again", source=source.name)

@@ -1,0 +1,65 @@
+"""Every budget of the readers in one place: what a hostile file may cost before it is refused.
+
+The values keep the reading of any file within 150 MB and 2 s. The healthy files they were set against: InstantID
+(191 tensors, 8 thousand opcodes, a 32 KB pickle) and training dumps with optimizer state (some 10 thousand tensors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptfix.errors import UnsafeError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Budgets for one file; sizes in bytes, lengths in characters."""
+
+    tensors: int = 50_000
+    records: int = 100_000
+    # the pickle machine and the walk over what it built
+    pickle_bytes: int = 16 * MIB
+    opcodes: int = 1_000_000
+    memo: int = 400_000
+    globals: int = 5_000
+    depth: int = 100
+    nodes: int = 500_000
+    aliases: int = 10_000
+    key_length: int = 1_000
+    name_length: int = 4_000
+    name_bytes: int = 16 * MIB
+    # safetensors
+    header_bytes: int = 16 * MIB
+    metadata_entries: int = 10_000
+    # logical bytes: what all tensors would take when written out dense
+    logical_floor: int = 256 * MIB
+    logical_ratio: int = 16
+    # inflated bytes: deflated records, gzip, a zip in a zip
+    inflated_bytes: int = 64 << 30
+    inflated_floor: int = 64 * MIB
+    inflated_ratio: int = 100
+
+
+DEFAULT_LIMITS = Limits()
+
+# Budgets that a healthy file could reach, and the option that raises each.
+OPTIONS = {
+    "tensors": "--max-tensors",
+    "opcodes": "--max-opcodes",
+    "pickle_bytes": "--max-pickle-bytes",
+    "header_bytes": "--max-header-bytes",
+    "inflated_bytes": "--max-inflated-bytes",
+}
+
+
+def limit_error(budget: str, message: str) -> UnsafeError:
+    """The refusal of a file that goes over `budget`, a field of `Limits`."""
+    option = OPTIONS.get(budget)
+    hint = (
+        f"if you trust the file's source, raise the budget with {option}"
+        if option
+        else "no healthy checkpoint needs this much; get the file again from a source you trust"
+    )
+    return UnsafeError(f"{message} (budget: {budget.replace('_', ' ')})", hint=hint, code="limit", budget=budget)

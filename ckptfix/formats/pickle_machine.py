@@ -1,0 +1,173 @@
+"""The state of a pickle machine: stack, marks, memo, and the record of every use of a global."""
+
+from __future__ import annotations
+
+import pickletools
+from typing import Any, Final
+
+from ckptfix.formats.limits import Limits, limit_error
+from ckptfix.formats.pickle_globals import CALLED_THROUGH, TENSOR_BUILDERS
+from ckptfix.formats.pickle_nodes import COMPUTED, Call, Global, PersistentId, PickledDict, PickledSet, PickleError, Use
+
+_LENGTH_BYTES: Final = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+
+
+class Machine:
+    """One run over one pickle; `offset` is where the current opcode stands, `position` where the next byte is read."""
+
+    def __init__(self, data: bytes, start: int, limits: Limits) -> None:
+        self.uses: dict[Use, int] = {}
+        self.persistent: list[PersistentId] = []
+        self.data = data
+        self.position = start
+        self.offset = start
+        self.limits = limits
+        self.stack: list[Any] = []
+        self.marks: list[int] = []  # stack heights
+        self.memo: dict[int, Any] = {}
+
+    # -- arguments -------------------------------------------------------------------------------------------------
+
+    def argument(self, size: int) -> bytes:
+        """The bytes of an argument; `size` as in pickletools: a count, or a negative code for how it is stored."""
+        if size > 0:
+            return self.take(size)
+        if size == pickletools.UP_TO_NEWLINE:
+            return self.line()
+        return self.take(int.from_bytes(self.take(_LENGTH_BYTES[size]), "little"))
+
+    def take(self, count: int) -> bytes:
+        start, end = self.position, self.position + count
+        if end > len(self.data):
+            raise PickleError("the pickle ends inside a value", truncated=True)
+        self.position = end
+        return self.data[start:end]
+
+    def line(self) -> bytes:
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise PickleError("the pickle ends inside a line", truncated=True)
+        line = self.data[self.position : end]
+        self.position = end + 1
+        return line
+
+    # -- stack and memo --------------------------------------------------------------------------------------------
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise PickleError(f"the pickle takes more from the stack than is there, at byte {self.offset:,}")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise PickleError(f"the pickle uses an empty stack at byte {self.offset:,}")
+        return self.stack[-1]
+
+    def since_mark(self) -> list[Any]:
+        if not self.marks:
+            raise PickleError(f"the pickle has no mark for byte {self.offset:,}")
+        height = self.marks.pop()
+        taken = self.stack[height:]
+        del self.stack[height:]
+        return taken
+
+    def drop_mark(self) -> None:
+        self.since_mark()
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def store(self, index: int) -> None:
+        if len(self.memo) >= self.limits.memo:
+            raise limit_error("memo", f"the pickle memoizes over {self.limits.memo:,} values")
+        if not 0 <= index < 1 << 32:
+            raise PickleError(f"the pickle has a memo index out of range at byte {self.offset:,}")
+        self.memo[index] = self.top()
+
+    def fetch(self, index: int) -> None:
+        if not 0 <= index < 1 << 32 or index not in self.memo:
+            raise PickleError(f"the pickle fetches memo {min(index, 1 << 32):,}, never stored, at byte {self.offset:,}")
+        self.stack.append(self.memo[index])
+
+    # -- globals and what would be done with them ------------------------------------------------------------------
+
+    def use(self, thing: Any, how: str) -> None:
+        use = (thing.module, thing.name, how) if isinstance(thing, Global) else ("", COMPUTED, how)
+        if use in self.uses:
+            return
+        if len(self.uses) >= self.limits.globals:
+            raise limit_error("globals", f"the pickle names over {self.limits.globals:,} globals")
+        self.uses[use] = self.offset
+
+    def push_global(self, module: Any, name: Any) -> None:
+        longest = self.limits.key_length
+        if not isinstance(module, str) or not isinstance(name, str) or max(len(module), len(name)) > longest:
+            raise PickleError(f"the pickle has an ill-formed global at byte {self.offset:,}")
+        found = Global(module, name, self.offset)
+        self.use(found, "name")
+        self.push(found)
+
+    def make(self, callee: Any, arguments: Any, how: str) -> None:
+        self.use(callee, how)
+        inner = CALLED_THROUGH.get(str(callee)) if isinstance(callee, Global) else None
+        if inner and isinstance(arguments, tuple):
+            for argument, inner_how in zip(arguments, inner, strict=False):
+                self.use(argument, inner_how)
+        made = _dictionary(str(callee), arguments) if isinstance(callee, Global) else None
+        self.push(Call(callee, arguments, self.offset) if made is None else made)
+
+    def persist(self, value: Any) -> None:
+        """Push a storage; a module class, which torch wraps to keep its source text beside it, is just the class."""
+        if isinstance(value, tuple) and len(value) >= 2 and value[0] == "module" and isinstance(value[1], Global):
+            self.push(value[1])
+            return
+        found = PersistentId(value)
+        self.persistent.append(found)
+        self.push(found)
+
+    def extend(self, target: Any, values: list[Any], *, pairs: bool) -> None:
+        if pairs and len(values) % 2:
+            raise PickleError(f"the pickle sets a key without a value at byte {self.offset:,}")
+        if isinstance(target, Global):
+            self.use(target, "change")
+        elif pairs and isinstance(target, (PickledDict, Call)) and not _builds_tensor(target):
+            target.items = [] if target.items is None else target.items
+            target.items += values
+        elif not pairs and isinstance(target, list):
+            target += values
+        elif not pairs and isinstance(target, (PickledSet, Call)) and not _builds_tensor(target):
+            target.elements = [] if target.elements is None else target.elements
+            target.elements += values
+        else:
+            raise PickleError(f"the pickle adds items to something that takes none, at byte {self.offset:,}")
+
+    def build(self, state: Any) -> None:
+        target = self.top()
+        if isinstance(target, (Call, PickledDict)):
+            target.state = state
+        else:
+            self.use(target, "change")
+
+
+def _builds_tensor(target: Any) -> bool:
+    return isinstance(target, Call) and isinstance(target.callee, Global) and str(target.callee) in TENSOR_BUILDERS
+
+
+def _dictionary(name: str, arguments: Any) -> PickledDict | None:
+    """The dictionary that calling a dictionary type makes, or None if `name` is none or the arguments are unusual."""
+    if name not in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter"):
+        return None
+    given = arguments[name == "collections.defaultdict" :] if isinstance(arguments, tuple) else ()
+    if not given:
+        return PickledDict()
+    pairs = given[0]
+    if isinstance(pairs, PickledDict):
+        return PickledDict(list(pairs.items or ()))
+    if isinstance(pairs, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        return PickledDict([part for pair in pairs for part in pair])
+    return None
