@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ckptfix.errors import OutputError
 from ckptfix.formats.target import check_target, output_error, target_exists
-from ckptfix.formats.temporary import forget, lock, new_name, remove_leftovers
+from ckptfix.formats.temporary import forget, lock, new_name, remove, remove_leftovers
 
 if sys.platform == "darwin":
     import fcntl
@@ -176,9 +176,7 @@ class PendingFile:
         with contextlib.suppress(OSError):
             if self._raw is not None:
                 self._raw.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-        forget(self.path)
+        remove(self.path)
         while self._descriptors:
             with contextlib.suppress(OSError):
                 os.close(self._descriptors.pop())

@@ -45,6 +45,8 @@ def check_target(target: Path, *, force: bool, inputs: Sequence[Path] = ()) -> N
     except NotADirectoryError:
         raise _usage(target, f"{resolved.parent} is not a folder", _ELSEWHERE) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _usage(target, "the file name is too long", "choose a shorter one with --out") from None
         raise output_error(error, target) from error
     _check_existing(target, status, force, inputs)
     _check_folder(target, resolved.parent)

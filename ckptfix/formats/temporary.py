@@ -36,7 +36,16 @@ def new_name(target: Path) -> Path:
 
 
 def forget(path: Path) -> None:
+    """The file has its final name, or was never made."""
     _unfinished.discard(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the file unless it is forgotten; errors would hide the one that led here."""
+    if path in _unfinished:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        forget(path)
 
 
 def lock(descriptor: int) -> bool:
