@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptfix.layout import Layout, Numbering, Rule
+from ckptfix.manifest import Manifest
 from ckptfix.reference import UNETS
 from ckptfix.template import Holes, TemplateIndex
 
@@ -101,6 +103,25 @@ def claim_names(names: Sequence[str], choice: Choice) -> Claims:
         if hit is not None:
             hits.append(hit)
     _gather(hits, result, _canonical_holes(hits))
+    return result
+
+
+def join_claims(parts: Sequence[tuple[Claims, Manifest]]) -> Claims:
+    """The claims of several parts as one; an output that two parts make is a clash. Names become those of the whole."""
+    result = Claims()
+    made: dict[str, list[str]] = {}
+    for claims, manifest in parts:
+        label = {name: tensor.name for name, tensor in manifest.tensors.items()}
+        for claim in claims.claims:
+            inputs = tuple(None if name is None else label[name] for name in claim.inputs)
+            result.claims.append(replace(claim, inputs=inputs))
+            for output in claim.outputs:
+                made.setdefault(output, []).extend(filter(None, inputs))
+        result.dropped.extend((label[name], why) for name, why in claims.dropped)
+        result.unexplained.extend(label[name] for name in claims.unexplained)
+        result.clashes |= {output: [label[name] for name in names] for output, names in claims.clashes.items()}
+    outputs = Counter(output for claim in result.claims for output in claim.outputs)
+    result.clashes |= {output: made[output] for output, writers in outputs.items() if writers > 1}
     return result
 
 

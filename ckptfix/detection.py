@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from ckptfix.catalogue import known_layouts, layout_parts
-from ckptfix.claims import GROUPS, Choice, Claims, claim_names, strip_shells
+from ckptfix.claims import GROUPS, Choice, Claims, claim_names, join_claims, strip_shells
 from ckptfix.errors import UsageError
 from ckptfix.folding import folded
 from ckptfix.layout import Kind, Layout
@@ -48,25 +48,69 @@ def plan_for(
     forced = layout_parts(layout) if layout else {}
     if mapping is not None:
         forced = {**forced, "custom": _user_mapping(mapping)}
+    sizes = _Sizes(heads, dim_head, config)
+    chosen = [_choose(part, forced, sizes) for part in manifest.parts or (manifest,)]
+    if len(chosen) == 1:
+        return chosen[0]
+    plan = build_plan(
+        manifest,
+        _joined_choice([part.choice for part in chosen]),
+        join_claims([(claim_names(list(part.manifest.tensors), part.choice), part.manifest) for part in chosen]),
+        heads=heads,
+        dim_head=dim_head,
+        reference=config,
+    )
+    return replace(
+        plan,
+        rivals=tuple(rival for part in chosen for rival in part.rivals),
+        known=all(part.known for part in chosen),
+        evidence=tuple(line for part in chosen for line in part.evidence),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    heads: int | None
+    dim_head: int | None
+    reference: AdapterConfig | None
+
+
+def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan:
+    """The plan of the choice that explains most names, breaks fewest signatures and leaves least in the way."""
     names = list(manifest.tensors)
     candidates = list(_candidates(manifest, names, forced))
     best = max(candidate.claims.explained for candidate in candidates)
-    fewest = min(candidate.broken for candidate in candidates if candidate.claims.explained == best)
-    leading = [
-        candidate for candidate in candidates if candidate.claims.explained == best and candidate.broken == fewest
-    ]
+    leading = [candidate for candidate in candidates if candidate.claims.explained == best]
+    fewest = min(candidate.broken for candidate in leading)
     plans = [
-        build_plan(manifest, candidate.choice, candidate.claims, heads=heads, dim_head=dim_head, reference=config)
+        build_plan(
+            manifest,
+            candidate.choice,
+            candidate.claims,
+            heads=sizes.heads,
+            dim_head=sizes.dim_head,
+            reference=sizes.reference,
+        )
         for candidate in leading
+        if candidate.broken == fewest
     ]
-    plans.sort(key=lambda plan: plan.problems)
-    plan = plans[0]
-    rivals = [
-        other.choice.name for other in plans[1:] if other.problems == plan.problems and _writes(other) != _writes(plan)
-    ]
+    plan = min(plans, key=lambda plan: plan.problems)
+    rivals = tuple(
+        other.choice.name for other in plans if other.problems == plan.problems and _writes(other) != _writes(plan)
+    )
     known = bool(forced) or (bool(names) and best >= LEAST_EXPLAINED * len(names))
-    evidence = tuple(_evidence(manifest, plan))
-    return replace(plan, rivals=tuple(rivals), known=known, evidence=evidence)
+    return replace(plan, rivals=rivals, known=known, evidence=tuple(_evidence(manifest, plan)))
+
+
+def _joined_choice(choices: Sequence[Choice]) -> Choice:
+    """Each kind from the first part that has it."""
+    return Choice(
+        shells=tuple(dict.fromkeys(shell for choice in choices for shell in choice.shells)),
+        wrapper=next((choice.wrapper for choice in choices if choice.wrapper), None),
+        projection=next((choice.projection for choice in choices if choice.projection), None),
+        attention=next((choice.attention for choice in choices if choice.attention), None),
+        custom=choices[0].custom,
+    )
 
 
 def _reference(name: str) -> AdapterConfig | None:

@@ -100,6 +100,8 @@ class Manifest:
     """A checkpoint without its data. `source` is the name to show (never used to judge what the file is).
 
     `objects` describes what the file holds beside tensors, by dotted path: `{"epoch": "int 3"}`.
+    `parts` are the manifests of several files read as one: keyed by the part's own names, each `TensorInfo.name` being
+    the name in the whole.
     `findings` are what reading alone could see: legacy container, foreign objects, lying suffix, unsafe callables.
     """
 
@@ -112,6 +114,7 @@ class Manifest:
     metadata: Mapping[str, str] = field(default_factory=dict)
     objects: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    parts: tuple[Manifest, ...] = ()
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ class Step:
     """One rule applied once: `inputs` are names in the file, `outputs` names in the result.
 
     `absent` lists inputs that the rule needs and the file lacks; such a step makes nothing. Else there is a view
-    per output.
+    per output. `canonical` holds the canonical tensors that a step towards another layout takes.
     """
 
     op: str
@@ -29,6 +29,7 @@ class Step:
     outputs: tuple[str, ...]
     absent: tuple[str, ...] = ()
     views: tuple[View, ...] = ()
+    canonical: tuple[str, ...] = ()
 
     @property
     def is_copy(self) -> bool:
@@ -191,9 +192,11 @@ def retarget(plan: Plan, target: Choice) -> list[Step]:
     sizes = {"heads": plan.config.heads, "dim_head": plan.config.dim_head}
     steps = []
     for claim in claim_canonical(list(outputs), target, plan.config.unet):
+        if not claim.complete:
+            continue
         names = [name for name in claim.inputs if name is not None]
         views = OPS[claim.rule.op].views([outputs[name] for name in names], claim.rule.params, sizes)
         sources = list(dict.fromkeys(source for name in names for source in made_by[name].inputs))
         ops = [op for op in dict.fromkeys([*(made_by[name].op for name in names), claim.rule.op]) if op != "rename"]
-        steps.append(Step("+".join(ops) or "rename", tuple(sources), claim.outputs, (), tuple(views)))
+        steps.append(Step("+".join(ops) or "rename", tuple(sources), claim.outputs, (), tuple(views), tuple(names)))
     return steps
