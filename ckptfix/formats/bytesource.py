@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -124,6 +123,8 @@ def chunks_of(source: ByteSource, offset: int, size: int, chunk: int = CHUNK) ->
 
 def spool(parts: Iterable[bytes], name: str) -> LocalFile:
     """The joined parts in a file without a name, which is gone when closed; `OutputError` on a full disk."""
+    import tempfile  # only here: start-up time
+
     try:
         with tempfile.TemporaryFile(prefix="ckptfix-") as file:
             for part in parts:

@@ -16,13 +16,7 @@ from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import ByteSource, chunks_of, open_local, read_at, spool
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
-from ckptfix.formats.safetensors_file import read_safetensors
-from ckptfix.formats.torch_legacy import read_torch_legacy
-from ckptfix.formats.torch_zip import read_torch_zip
-from ckptfix.formats.torch_zip_cut import read_cut_zip
 from ckptfix.formats.triage import identify, suffix_finding
-from ckptfix.formats.unpacking import ungzip, unzip, wrapped_entry
-from ckptfix.formats.zip_directory import NoDirectoryError, read_directory
 from ckptfix.manifest import Manifest, Record
 from ckptfix.text import plural, printable, some
 
@@ -69,20 +63,42 @@ def open_source(
 
 
 def _read(source: ByteSource, limits: Limits, *, partial: bool) -> Manifest | tuple[ByteSource, Finding]:
-    """The manifest of a file, or what is inside it where it only wraps a checkpoint."""
+    """The manifest of a file, or what is inside it where it only wraps a checkpoint.
+
+    Each reader is imported where it is needed: start-up time.
+    """
     kind = identify(source, limits)
     if kind == "gzip":
+        from ckptfix.formats.unpacking import ungzip
+
         return ungzip(source, limits)
     if kind == "legacy":
+        from ckptfix.formats.torch_legacy import read_torch_legacy
+
         return read_torch_legacy(source, limits, partial=partial)
     if kind == "safetensors":
+        from ckptfix.formats.safetensors_file import read_safetensors
+
         return read_safetensors(source, limits, partial=partial)
+    return _read_zip(source, limits, partial=partial)
+
+
+def _read_zip(source: ByteSource, limits: Limits, *, partial: bool) -> Manifest | tuple[ByteSource, Finding]:
+    from ckptfix.formats.zip_directory import NoDirectoryError, read_directory
+
     try:
         directory = read_directory(source, limits)
     except NoDirectoryError:
+        from ckptfix.formats.torch_zip_cut import read_cut_zip
+
         return read_cut_zip(source, limits, partial=partial)
-    wrapped = wrapped_entry(directory, source)
-    return read_torch_zip(source, directory, limits) if wrapped is None else unzip(source, wrapped, limits)
+    if any(entry.name.rpartition("/")[2] == "data.pkl" for entry in directory):
+        from ckptfix.formats.torch_zip import read_torch_zip
+
+        return read_torch_zip(source, directory, limits)
+    from ckptfix.formats.unpacking import unzip, wrapped_entry
+
+    return unzip(source, wrapped_entry(directory, source), limits)
 
 
 class Checkpoint:

@@ -21,7 +21,7 @@ class PickleError(Exception):
         self.uses: Mapping[Use, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Global:
     """A name that an unpickler would import; `offset` in bytes from the start of the data."""
 
@@ -33,7 +33,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Long:
     """A text or byte string left unread because of its size in bytes."""
 
@@ -41,7 +41,7 @@ class Long:
     size: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PickledDict:
     """A dictionary as written: keys and values in turn, later keys win; `state` is what BUILD would set on it."""
 
@@ -49,21 +49,21 @@ class PickledDict:
     state: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PickledSet:
     """A set as written."""
 
     elements: list[Any] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PersistentId:
     """An object kept outside the pickle: in a torch file, a storage."""
 
     value: Any
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """What an unpickler would make from `callee`; `offset` is that of the REDUCE, NEWOBJ, INST or OBJ."""
 

@@ -20,10 +20,10 @@ from ckptfix.formats.cut import report_cut
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.torch_findings import storage_findings
 from ckptfix.formats.torch_tensors import check_name, name_error
+from ckptfix.formats.triage import HEADER_CAP
 from ckptfix.manifest import DTYPES, Manifest, Record, Span, TensorInfo, dense_strides
 from ckptfix.text import plural, printable
 
-HEADER_CAP: Final = 100_000_000  # the library's MAX_HEADER_SIZE
 RECORD: Final = "data"
 _ENTRY_CAP: Final = 4096  # characters of one tensor's entry
 _SPACE: Final = re.compile(r"[ \t\n\r]*")

@@ -29,20 +29,11 @@ from ckptfix.formats.torch_tensors import (
 from ckptfix.manifest import DTYPE_OF_TORCH, Manifest, Record
 from ckptfix.text import plural, printable
 
-MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20
 _PREAMBLE_OPCODES: Final = 1_000
 # Element sizes of the types that ckptfix refuses but must step over.
 _OTHER_ITEMSIZES: Final = {"complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1}
-
-
-def is_legacy(prefix: bytes) -> bool:
-    """Whether a file that begins with `prefix` (some 64 bytes) is a legacy torch file."""
-    try:
-        return bool(read_pickle(prefix, limits=Limits(opcodes=20)).root == MAGIC)
-    except PickleError:
-        return False
 
 
 def read_torch_legacy(source: ByteSource, limits: Limits, *, partial: bool = False) -> Manifest:

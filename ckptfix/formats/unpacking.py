@@ -24,13 +24,11 @@ def ungzip(source: ByteSource, limits: Limits) -> tuple[ByteSource, Finding]:
     return inner, finding
 
 
-def wrapped_entry(entries: Sequence[Entry], source: ByteSource) -> Entry | None:
-    """The checkpoint inside an archive that is no torch file itself; None where the archive holds a data.pkl.
+def wrapped_entry(entries: Sequence[Entry], source: ByteSource) -> Entry:
+    """The checkpoint inside an archive that is no torch file itself.
 
     Raises `UnreadableError` where it holds no checkpoint, or several.
     """
-    if any(PurePosixPath(entry.name).name == "data.pkl" for entry in entries):
-        return None
     files = [entry for entry in entries if not entry.name.endswith("/")]
     found = [entry for entry in files if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
     if len(found) == 1:
