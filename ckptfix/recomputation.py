@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptfix.decoding import Array
 from ckptfix.reference import AdapterConfig
 
-Array = NDArray[np.float64]
 Weights = Callable[[str], Array]
 
 

@@ -1,0 +1,171 @@
+"""What a stored image projection computes: every numeric check on it, on one device and in one dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptfix.checks import (
+    BOUNDS,
+    FLOAT64_BOUND,
+    Check,
+    check_not_constant,
+    check_output_finite,
+    check_recomputation,
+    check_weights,
+    compare,
+)
+from ckptfix.decoding import Array
+from ckptfix.devices import Device
+from ckptfix.folding import folded
+from ckptfix.loading import to_torch
+from ckptfix.plan_checks import PROJECTION
+from ckptfix.recomputation import recompute
+from ckptfix.records import Recording
+from ckptfix.reference import AdapterConfig
+from ckptfix.stored_tensor import StoredTensor
+from ckptfix.text import plural
+from ckptfix.trial import Participation, Tensors, forward, noise, participation
+
+NUMERIC = ("shape", "finite", "not-constant", "recomputation", "participation")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How to run it. The input is (batch, tokens, embedding_dim) of normal noise."""
+
+    device: Device
+    dtype: str = "float32"
+    seed: int = 0
+    tokens: int = 257
+    batch: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """`recording` is the trial itself, fit to be kept, when it passed; `statistics` are of the output, at `seconds`."""
+
+    checks: tuple[Check, ...]
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    seconds: float | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    recording: Recording | None = None
+
+
+def skipped(names: tuple[str, ...], why: str) -> tuple[Check, ...]:
+    return tuple(Check(name, "skipped", why) for name in names)
+
+
+def examine(
+    projection: Mapping[str, StoredTensor],
+    config: AdapterConfig,
+    trial: Trial,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Examination:
+    """`projection` has canonical names and exactly the tensors, shapes and float dtypes that `config` asks for.
+
+    Run inside `devices.exact_arithmetic`.
+    """
+    progress("weights")
+    weights = check_weights(projection.values())
+    if weights.status == "fail":
+        rest = tuple(name for name in NUMERIC if name != "finite")
+        return Examination((weights, *skipped(rest, "the weights are not finite")))
+    tensors = torch_tensors(projection)
+    tokens = noise((trial.batch, trial.tokens, config.embedding_dim), trial.seed)
+    progress(f"{trial.dtype} run")
+    run = forward(config, tensors, tokens, trial.device, trial.dtype)
+    progress("recomputation")
+    recomputed = recomputation(projection, config, tokens)
+    progress("participation")
+    gradients = participation(config, tensors, tokens, trial.device, trial.seed)
+    finite = check_output_finite(run.output, trial.dtype, weights)
+    sound = finite.status == "pass"
+    checks = (
+        _check_shape(tokens.shape, run.output.shape, config),
+        finite,
+        check_not_constant(run.output) if sound else Check("not-constant", "skipped", "the output is not finite"),
+        check_recomputation(run.output, recomputed, trial.dtype),
+        _check_participation(gradients, len(projection)),
+    )
+    recording = None
+    if all(check.status == "pass" for check in checks):
+        float32 = run if trial.dtype == "float32" else forward(config, tensors, tokens, trial.device, "float32")
+        recording = Recording("", config, tokens, float32.output, recomputed)
+    return Examination(checks, tokens.shape, run.output.shape, run.seconds, _statistics(run.output), recording)
+
+
+def torch_tensors(projection: Mapping[str, StoredTensor]) -> Tensors:
+    return {name.removeprefix(PROJECTION): to_torch(stored) for name, stored in projection.items()}
+
+
+def recomputation(projection: Mapping[str, StoredTensor], config: AdapterConfig, tokens: np.ndarray[Any, Any]) -> Array:
+    return recompute(lambda name: projection[PROJECTION + name].float64(), config, tokens)
+
+
+def check_against(
+    projection: Mapping[str, StoredTensor], config: AdapterConfig, trial: Trial, recording: Recording
+) -> Check:
+    """The recorded input once more, in float32 and in float64, and in the trial's dtype if that is another one."""
+    exact = recording.output_fp64 if recording.output_fp64 is not None else recording.output_fp32
+    tensors = torch_tensors(projection)
+    results: dict[str, dict[str, float]] = {}
+    for dtype in dict.fromkeys(("float32", trial.dtype)):
+        reference = recording.output_fp32 if dtype == "float32" and recording.output_fp32 is not None else exact
+        if reference is not None:
+            output = forward(config, tensors, recording.input, trial.device, dtype).output
+            results[dtype] = compare(output, reference) | {"bound": BOUNDS[dtype]}
+    if recording.output_fp64 is not None:
+        output = recomputation(projection, config, recording.input)
+        results["float64"] = compare(output, recording.output_fp64) | {"bound": FLOAT64_BOUND}
+    close = all(result["relative_error"] < result["bound"] for result in results.values())  # NaN is not close
+    shown = "; ".join(
+        f"{dtype}: max error {result['max_error']:.2g}, {result['relative_error']:.1e} of the output scale "
+        f"(bound {result['bound']:g})"
+        for dtype, result in results.items()
+    )
+    verb = "agrees with" if close else "differs from"
+    return Check("against", "pass" if close else "fail", f"{verb} the recorded run: {shown}", results)
+
+
+def _check_shape(given: tuple[int, ...], made: tuple[int, ...], config: AdapterConfig) -> Check:
+    right = made == (given[0], config.num_queries, config.output_dim)
+    numbers = {"input": list(given), "output": list(made)}
+    return Check("shape", "pass" if right else "fail", f"{list(given)} -> {list(made)}", numbers)
+
+
+def _check_participation(found: Participation, tensors: int) -> Check:
+    names = tuple(PROJECTION + name for name in (*found.dead, *found.overflowing, *found.empty))
+    problems = []
+    for group, what in (
+        (found.dead, "no part in the output (their gradient is exactly zero)"),
+        (found.overflowing, "gradients that are not finite"),
+        (found.empty, "nothing but zeros"),
+    ):
+        if group:
+            verb = "take" if group is found.dead else "have" if group is found.overflowing else "hold"
+            problems.append(f"{folded(PROJECTION + name for name in group)} {verb} {what}")
+    if found.deaf:
+        problems.append(f"the output does not depend on {plural(found.deaf, 'input token')} of {found.tokens}")
+    numbers = {"tensors": tensors, "dead": len(found.dead), "tokens_without_effect": found.deaf}
+    if problems:
+        return Check("participation", "fail", "; ".join(problems), numbers, names)
+    return Check("participation", "pass", f"all {tensors} tensors and all input tokens take part", numbers)
+
+
+def _statistics(output: Array) -> dict[str, Any]:
+    finite = bool(np.isfinite(output).all())
+    values = output if finite else output[np.isfinite(output)]
+    if not values.size:
+        return {"finite": finite}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "finite": finite,
+    }
