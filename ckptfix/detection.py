@@ -15,9 +15,9 @@ from ckptfix.folding import folded
 from ckptfix.layout import Kind, Layout
 from ckptfix.manifest import Manifest
 from ckptfix.mapping_file import load_layout
-from ckptfix.plan import Plan, build_plan
+from ckptfix.plan import CANONICAL, Plan, build_plan
 from ckptfix.reference import PRODUCTS, AdapterConfig
-from ckptfix.template import TemplateIndex
+from ckptfix.template import Template, TemplateIndex
 
 # A layout that explains less than this share of the names is no explanation.
 LEAST_EXPLAINED = 0.25
@@ -94,12 +94,19 @@ def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Pl
         for candidate in leading
         if candidate.broken == fewest
     ]
-    plan = min(plans, key=lambda plan: plan.problems)
-    rivals = tuple(
-        other.choice.name for other in plans if other.problems == plan.problems and _writes(other) != _writes(plan)
-    )
-    known = bool(forced) or (bool(names) and best >= LEAST_EXPLAINED * len(names))
-    return replace(plan, rivals=rivals, known=known, evidence=tuple(_evidence(manifest, plan)))
+    plan = min(plans, key=lambda plan: (plan.problems, sum(name not in CANONICAL for name in _names(plan.choice))))
+    rivals = {  # a file that is refused anyway needs no choice between readings
+        _writes(other): other.choice.name
+        for other in reversed(plans)
+        if not other.problems and _writes(other) != _writes(plan)
+    }
+    if not forced and best < LEAST_EXPLAINED * max(len(names), 1):
+        return replace(plan, choice=Choice(), known=False)
+    return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan)))
+
+
+def _names(choice: Choice) -> list[str]:
+    return [layout.name for layout in choice.layouts]
 
 
 def _joined_choice(choices: Sequence[Choice]) -> Choice:
@@ -132,8 +139,8 @@ def _user_mapping(path: str | os.PathLike[str]) -> Layout:
     return replace(load_layout(text, str(path)), kind="custom")
 
 
-def _writes(plan: Plan) -> set[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    return {(step.op, step.inputs, step.outputs) for step in plan.steps}
+def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    return frozenset((step.op, step.inputs, step.outputs) for step in plan.steps)
 
 
 def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]) -> Iterable[_Candidate]:
@@ -141,7 +148,7 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
     nesting = _nesting(manifest)
     container = "safetensors" if manifest.container == "safetensors" else "torch"
     layouts = known_layouts()
-    shells = tuple(layout for layout in layouts if layout.is_shell and _strips(layout, names))
+    shells = _shells(layouts, names)
     forced_wrapper = forced.get("wrapper")
     if forced_wrapper is not None and not forced_wrapper.is_shell:
         wrappers = [forced_wrapper]
@@ -178,16 +185,23 @@ def _nesting(manifest: Manifest) -> str:
     return "nested" if 2 * nested > len(manifest.tensors) else "flat"
 
 
-def _strips(shell: Layout, names: list[str]) -> bool:
-    return any(strip_shells(name, (shell,)) != name for name in names)
+def _shells(layouts: Iterable[Layout], names: list[str]) -> tuple[Layout, ...]:
+    """The shells whose components occur, the outermost first."""
+    depths: dict[Layout, int] = {}
+    for shell in layouts:
+        added = shell.strip_anywhere | shell.strip_leading
+        found = [name for name in names if added and strip_shells(name, (shell,)) != name]
+        if found:
+            depths[shell] = min(place for place, part in enumerate(found[0].split(".")) if part in added)
+    return tuple(sorted(depths, key=depths.__getitem__))
 
 
-def _hits(templates: Sequence[object], names: list[str]) -> bool:
+def _hits(templates: Sequence[Template], names: list[str]) -> bool:
     if not templates:
         return False
     index: TemplateIndex[bool] = TemplateIndex()
     for template in templates:
-        index.add(template, True)  # type: ignore[arg-type]
+        index.add(template, True)
     return any(index.match(name) for name in names)
 
 

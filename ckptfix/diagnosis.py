@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ckptfix.catalogue import known_layouts
+from ckptfix.claims import Choice, claim_names
 from ckptfix.findings import Finding
 from ckptfix.folding import fold_names, folded
 from ckptfix.plan import Plan
@@ -100,16 +102,9 @@ def _missing(plan: Plan) -> Iterator[Finding]:
 def _unexpected(plan: Plan) -> Iterator[Finding]:
     if not plan.unexpected:
         return
-    others = _other_layouts(plan)
-    if others:
-        yield Finding(
-            "mixed-layouts",
-            "error",
-            f"the file mixes layouts: {folded(plan.unexpected)} would fit {', '.join(others)}, "
-            f"the rest is {plan.choice.name}",
-            hint="it was put together from two files; find the one it was made from",
-            tensors=plan.unexpected,
-        )
+    other = _other_layout(plan)
+    if other is not None:
+        yield _mixed(plan, other)
         return
     verb = "is" if len(plan.unexpected) == 1 else "are"
     yield Finding(
@@ -121,18 +116,43 @@ def _unexpected(plan: Plan) -> Iterator[Finding]:
     )
 
 
-def _other_layouts(plan: Plan) -> list[str]:
-    """Layouts that would explain all the names that the chosen one does not."""
-    chosen = plan.choice.layouts
-    return [
-        layout.name
-        for layout in known_layouts()
-        if layout not in chosen
-        and layout.kind in ("projection", "attention")
-        and not layout.declared
-        and plan.missing
-        and all(layout.index.match(name) is not None for name in plan.unexpected)
-    ]
+def _other_layout(plan: Plan) -> Choice | None:
+    """The plan's choice with another projection or attention scheme, if that explains all the names left over."""
+    left = claim_names(plan.unexpected, plan.choice).unexplained
+    for layout in known_layouts() if left else ():
+        if layout.kind == "projection":
+            other = replace(plan.choice, projection=layout)
+        elif layout.kind == "attention":
+            other = replace(plan.choice, attention=layout)
+        else:
+            continue
+        if not layout.declared and layout not in plan.choice.layouts and not claim_names(left, other).unexplained:
+            return other
+    return None
+
+
+def _mixed(plan: Plan, other: Choice) -> Finding:
+    claims = claim_names(plan.unexpected, other).claims
+    doubled = [(output, claim) for claim in claims for output in claim.outputs if output in plan.outputs]
+    message = (
+        f"the file mixes two layouts: {folded(plan.unexpected)} would fit {other.name}, the rest is {plan.choice.name}"
+    )
+    if doubled:
+        output, claim = doubled[0]
+        first = next(step for step in plan.steps if output in step.outputs)
+        second = " + ".join(filter(None, claim.inputs))
+        more = f", and {len(doubled) - 1} more like it" if len(doubled) > 1 else ""
+        message = (
+            f"two inputs would both become {output}: {' + '.join(first.inputs)} ({plan.choice.name}) "
+            f"and {second} ({other.name}){more}"
+        )
+    return Finding(
+        "clash" if doubled else "mixed-layouts",
+        "error",
+        message,
+        hint="the file was put together from two others: find the one it was made from, ckptfix does not choose",
+        tensors=plan.unexpected,
+    )
 
 
 def _ill_shaped(plan: Plan) -> Iterator[Finding]:

@@ -82,7 +82,7 @@ def read_dimensions(
         embedding_dim=sizes["embedding_dim"],
         output_dim=sizes["output_dim"],
         ff_mult=int(ratio) if ratio == int(ratio) else ratio,
-        unet=unet.name if unet else None,
+        unet=unet.name,
     )
     return Dimensions(
         config,
@@ -98,7 +98,7 @@ def read_dimensions(
             "ff_mult": status["hidden"],
             "unet": unet_status,
         },
-        _level_widths(kept, unet) if unet else {},
+        _level_widths(kept, unet),
     )
 
 
@@ -189,14 +189,14 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
     return heads, dim_head
 
 
-def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple[UNet | None, Status]:
+def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple[UNet, Status]:
     """By the width of the text side where it is a known one, else by the site numbers that occur."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
     by_width = {unet.cross_attention_dim: unet for unet in UNETS.values()}
     if status == "confirmed" and output_dim in by_width:
         return by_width[output_dim], "confirmed"
     if not sites:
-        return (UNETS["sdxl"], "assumed") if status == "assumed" else (None, "assumed")
+        return UNETS["sdxl"], "assumed"
     fits = [unet for unet in (UNETS["sd15"], UNETS["sdxl"]) if max(sites) <= unet.sites[-1].index]
     return (fits[0], "inferred") if fits else (UNETS["sdxl"], "assumed")
 
