@@ -59,7 +59,9 @@ def kill_once(folder: Path, number: signal.Signals, *, force: bool, chance: rand
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(chance.uniform(0, 0.03))
-        process.send_signal(number)
+        impatient = number in (signal.SIGTERM, signal.SIGHUP) and chance.random() < 0.5
+        for _ in range(3 if impatient else 1):
+            process.send_signal(number)
         assert process.wait(30) == EXIT_CODES[number]
         assert process.stderr.read() == b""
 

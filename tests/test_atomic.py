@@ -763,24 +763,52 @@ def test_a_forked_child_leaves_its_parents_file(target: Path) -> None:
 # --- signals ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_becomes_an_exception_within_the_block_only(number: signal.Signals, exit_code: int) -> None:
-    before = signal.getsignal(number)
+def test_a_signal_becomes_an_exception_and_the_next_ones_are_ignored(number: signal.Signals, exit_code: int) -> None:
     with pytest.raises(Terminated) as caught, terminating_as_exception():
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == exit_code
     assert not isinstance(caught.value, Exception)
-    assert signal.getsignal(number) is before
+    for later in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        os.kill(os.getpid(), later)
 
 
+@pytest.mark.usefixtures("own_signals")
+def test_after_ctrl_c_the_next_ones_are_ignored() -> None:
+    with pytest.raises(KeyboardInterrupt), terminating_as_exception():
+        os.kill(os.getpid(), signal.SIGINT)
+    for later in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        os.kill(os.getpid(), later)
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_signals_do_what_they_did_after_the_block(error: type[Exception] | None) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.suppress(ZeroDivisionError), terminating_as_exception():
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
+        if error:
+            raise error
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with terminating_as_exception():
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with terminating_as_exception():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_outside_the_main_thread_nothing_changes() -> None:

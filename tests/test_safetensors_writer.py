@@ -16,29 +16,15 @@ from safetensors.torch import save as official_save
 
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.safetensors_writer import write_safetensors
-from ckptfix.manifest import DTYPES, Dtype
-
-SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (3, 0, 2), (1,), (5, 3), (2, 3, 4), (70_000,))
-
-
-def tensor(name: str, shape: tuple[int, ...], dtype: Dtype, piece: int = 1000) -> OutputTensor:
-    size = OutputTensor(name, shape, dtype, lambda: iter(())).nbytes
-    data = random.Random(name).randbytes(size)
-    if dtype.name == "BOOL":
-        data = bytes(byte & 1 for byte in data)
-
-    def chunks() -> Iterator[bytes | memoryview]:
-        for start in range(0, size, piece):
-            yield memoryview(data)[start : start + piece]
-
-    return OutputTensor(name, shape, dtype, chunks)
+from ckptfix.manifest import DTYPES
+from tests.output_tensors import every_dtype_and_shape, tensor, whole
 
 
 def as_torch(source: OutputTensor) -> torch.Tensor:
     dtype = getattr(torch, source.dtype.torch)
     if not source.nbytes:
         return torch.zeros(source.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(b"".join(source.chunks())), dtype=dtype).reshape(source.shape)
+    return torch.frombuffer(bytearray(whole(source)), dtype=dtype).reshape(source.shape)
 
 
 def written(tensors: list[OutputTensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -48,12 +34,12 @@ def written(tensors: list[OutputTensor], metadata: dict[str, str] | None = None)
     return stream.getvalue()
 
 
-def everything() -> list[OutputTensor]:
-    return [tensor(f"{dtype.name}{shape}", shape, dtype) for dtype in DTYPES.values() for shape in SHAPES]
-
-
 def test_the_same_bytes_as_the_official_library() -> None:
-    tensors = [*everything(), tensor('é "\\\n\x01\x7f\u2028/', (2,), DTYPES["F32"]), tensor("A", (3,), DTYPES["I8"])]
+    tensors = [
+        *every_dtype_and_shape(),
+        tensor('é "\\\n\x01\x7f\u2028/', (2,), DTYPES["F32"]),
+        tensor("A", (3,), DTYPES["I8"]),
+    ]
     random.Random(1).shuffle(tensors)
     theirs = official_save({tensor.name: as_torch(tensor) for tensor in tensors}, {"format": "pt"})
     assert written(tensors, {"format": "pt"}) == theirs
@@ -68,11 +54,11 @@ def test_the_same_bytes_as_the_official_library_without_metadata() -> None:
 
 def test_the_official_library_reopens_every_tensor(tmp_path: Path) -> None:
     path = tmp_path / "all.safetensors"
-    path.write_bytes(written(everything(), {"b": "2", "a": "é"}))
+    path.write_bytes(written(every_dtype_and_shape(), {"b": "2", "a": "é"}))
     with safetensors.safe_open(path, "pt") as opened:
         assert opened.metadata() == {"a": "é", "b": "2"}
-        assert sorted(opened.keys()) == sorted(tensor.name for tensor in everything())
-        for source in everything():
+        assert sorted(opened.keys()) == sorted(tensor.name for tensor in every_dtype_and_shape())
+        for source in every_dtype_and_shape():
             value = opened.get_tensor(source.name)
             assert value.dtype == getattr(torch, source.dtype.torch)
             assert tuple(value.shape) == source.shape
@@ -80,7 +66,7 @@ def test_the_official_library_reopens_every_tensor(tmp_path: Path) -> None:
 
 
 def test_order_of_tensors_and_metadata_never_matters() -> None:
-    tensors = everything()
+    tensors = every_dtype_and_shape()
     first = written(tensors, {"a": "1", "b": "2", "c": "3"})
     assert written(tensors[::-1], {"c": "3", "b": "2", "a": "1"}) == first
 

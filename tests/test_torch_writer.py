@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-import random
+import resource
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -12,35 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.serialization import config
 
+from ckptfix.errors import OutputError
+from ckptfix.formats.atomic import replacing
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.torch_writer import _nest, _pickle, write_torch_zip
-from ckptfix.manifest import DTYPES, Dtype
-
-SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (3, 0, 2), (1,), (5, 3), (2, 3, 4), (70_000,))
-
-
-def tensor(name: str, shape: tuple[int, ...], dtype: Dtype, piece: int = 1000) -> OutputTensor:
-    size = OutputTensor(name, shape, dtype, lambda: iter(())).nbytes
-    data = random.Random(name).randbytes(size)
-    if dtype.name == "BOOL":
-        data = bytes(byte & 1 for byte in data)
-
-    def chunks() -> Iterator[bytes | memoryview]:
-        for start in range(0, size, piece):
-            yield memoryview(data)[start : start + piece]
-
-    return OutputTensor(name, shape, dtype, chunks)
+from ckptfix.manifest import DTYPES
+from tests.output_tensors import every_dtype_and_shape, tensor, whole
 
 
 def raw(value: torch.Tensor) -> bytes:
     if not value.numel():
         return b""
     return bytes(value.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def whole(source: OutputTensor) -> bytes:
-    return b"".join(source.chunks())
 
 
 def flat(tensors: Sequence[OutputTensor]) -> dict[str, tuple[str, ...]]:
@@ -56,7 +41,7 @@ def written(tensors: Sequence[OutputTensor], nesting: dict[str, tuple[str, ...]]
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_torch_reads_every_dtype_and_shape_back_bit_for_bit(tmp_path: Path, mmap: bool) -> None:
-    tensors = [tensor(f"{dtype.name}{shape}", shape, dtype) for dtype in DTYPES.values() for shape in SHAPES]
+    tensors = every_dtype_and_shape()
     path = tmp_path / "all.bin"
     path.write_bytes(written(tensors))
 
@@ -225,3 +210,47 @@ def test_progress_counts_tensor_bytes() -> None:
     write_torch_zip(io.BytesIO(), tensors, nesting=flat(tensors), progress=sizes.append)
     assert sum(sizes) == 12_002
     assert len(sizes) == 13
+
+
+def test_a_fault_at_any_byte_is_told_as_such_and_leaves_no_file(tmp_path: Path) -> None:
+    """zipfile ends an archive also while an error passes: that must not hide the error."""
+    tensors = [tensor("a", (700,), DTYPES["F32"]), tensor("b", (3,), DTYPES["F16"]), tensor("c", (5000,), DTYPES["U8"])]
+    size = len(written(tensors))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in range(0, size, 97):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(OutputError, match="the file grew past a size limit"):
+                _write(tmp_path / "x.bin", tensors)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not list(tmp_path.iterdir())
+    _write(tmp_path / "x.bin", tensors)
+    assert (tmp_path / "x.bin").read_bytes() == written(tensors)
+
+
+def _write(target: Path, tensors: Sequence[OutputTensor]) -> None:
+    with replacing(target) as pending:
+        pending.sync(write_torch_zip(pending.stream, tensors, nesting=flat(tensors)))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the input went away")])
+def test_an_error_of_the_source_passes_unchanged(tmp_path: Path, error: BaseException) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"1234"
+        raise error
+
+    source = OutputTensor("a", (2,), DTYPES["F32"], chunks)
+    with pytest.raises(type(error)) as caught, replacing(tmp_path / "x.bin") as pending:
+        write_torch_zip(pending.stream, [source], nesting=flat([source]))
+    assert caught.value is error
+    assert not list(tmp_path.iterdir())
+
+
+def test_torch_may_calculate_offsets_instead_of_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = every_dtype_and_shape()
+    path = tmp_path / "all.bin"
+    path.write_bytes(written(tensors))
+    monkeypatch.setattr(config.load, "calculate_storage_offsets", True)
+    loaded = torch.load(path, weights_only=True, mmap=True)
+    assert all(raw(loaded[source.name]) == whole(source) for source in tensors)

@@ -86,8 +86,8 @@ class PendingFile:
     def sync(self, size: int | None = None) -> None:
         """Flush, check the size, set the mode, fsync and close, so that `path` can be reopened and compared.
 
-        `size` is what the writer says it wrote, in bytes; without it the end of the last write counts. Done once:
-        `replacing` calls it when the block has not.
+        `size` is what the writer says it wrote, in bytes; without it the end of the last write counts. The mode comes
+        before the fsync, which makes it safe too. Done once: `replacing` calls it when the block has not.
         """
         if self._raw is None:
             return
@@ -147,7 +147,9 @@ class PendingFile:
         if (self._old.st_uid, self._old.st_gid) != (new.st_uid, new.st_gid):
             with contextlib.suppress(OSError):  # only root may give a file away
                 os.fchown(descriptor, self._old.st_uid, self._old.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(self._old.st_mode) & 0o777)
+        mode = stat.S_IMODE(self._old.st_mode) & 0o777
+        if mode != stat.S_IMODE(new.st_mode):  # where no mode can be set (FAT), all files have the same
+            os.fchmod(descriptor, mode)
 
     def _commit(self, force: bool) -> None:
         with self._translated():
@@ -255,14 +257,12 @@ class Terminated(BaseException):
 
 @contextmanager
 def terminating_as_exception() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP of a closing terminal, unwind as `Terminated`, so that unfinished files are removed.
+    """For a program's main function: let SIGTERM, and SIGHUP of a closing terminal, unwind as `Terminated`.
 
     Leaves a signal alone that the surrounding program handles or ignores, and does nothing outside the main thread.
+    When `Terminated` or KeyboardInterrupt leaves the block the process is about to end: further signals are ignored,
+    for they would only cut short the removal of unfinished files.
     """
-
-    def unwind(number: int, _: FrameType | None) -> None:
-        raise Terminated(number)
-
     signals = [signal.SIGTERM]
     if sys.platform != "win32":
         signals.append(signal.SIGHUP)
@@ -270,9 +270,18 @@ def terminating_as_exception() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         taken = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
-        signal.signal(number, unwind)
+        signal.signal(number, _unwind)
     try:
         yield
+    except (Terminated, KeyboardInterrupt):
+        for number in (*taken, signal.SIGINT) if taken else ():
+            signal.signal(number, signal.SIG_IGN)
+        raise
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) is _unwind:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _unwind(number: int, _: FrameType | None) -> None:
+    raise Terminated(number)
