@@ -6,18 +6,18 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import ckptfix
 from ckptfix.checks import BOUNDS, Check, json_numbers
-from ckptfix.conversion import planned_tensors
 from ckptfix.detection import plan_for
 from ckptfix.devices import choose_device, exact_arithmetic
 from ckptfix.diagnosis import convert_command
 from ckptfix.errors import ExitCode, UnavailableError, UsageError
 from ckptfix.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
-from ckptfix.formats import open_checkpoint
+from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.output import OutputTensor
 from ckptfix.loading import refuse_unsafe
@@ -37,6 +37,7 @@ from ckptfix.records import Recording, read_record, write_record
 from ckptfix.reference import AdapterConfig
 from ckptfix.requirements import missing_dependency
 from ckptfix.stored_tensor import StoredTensor
+from ckptfix.view_bytes import view_chunks
 
 try:
     import torch
@@ -45,7 +46,6 @@ except ModuleNotFoundError as error:
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
-_STAGES: Final = 8
 
 # What a check proves once it passes, in the words of a summary.
 _PROVES: Final = {
@@ -163,16 +163,17 @@ def verify(
     proven = None if proof is None else read_proof(Path(proof))
     if record is not None:
         check_target(Path(record), force=force, inputs=[Path(path)])
-    report = _reporter(progress)
+    report = _reporter(progress, 6 + (recording is not None) + (proven is not None))
     with open_checkpoint(path) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
-        tensors = planned_tensors(checkpoint, plan)
+        tensors = _tensors(checkpoint, plan)
         strict = check_strict_load(plan)
         examination, compared = _examine(plan, strict, tensors, trial, recording, disputes, report)
         report("K/V pairs")
         pairs = check_pairs(plan, tensors, resampler_only=resampler_only)
-        report("proof")
+        if proven:
+            report("proof")
         proof_check = check_proof(proven, checkpoint, Path(path)) if proven else None
     checks = [check_layout(plan), strict, *examination.checks, pairs, check_head_layout(plan.config, compared)]
     checks += [check for check in (compared, proof_check) if check is not None]
@@ -201,6 +202,14 @@ def _plan(
     if recorded.inner == plan.config.inner and not head_disputes(recording, heads, dim_head):
         plan = plan_for(manifest, layout=layout, mapping=mapping, heads=recorded.heads, dim_head=recorded.dim_head)
     return plan, disputes
+
+
+def _tensors(checkpoint: Checkpoint, plan: Plan) -> list[OutputTensor]:
+    """All that the plan can make, whole or not: what is missing is a finding here, not a refusal."""
+    return [
+        OutputTensor(name, view.shape, view.dtype, partial(view_chunks, checkpoint, view))
+        for name, view in plan.outputs.items()
+    ]
 
 
 def _examine(
@@ -309,14 +318,14 @@ def _trial(device: str, dtype: str, seed: int, tokens: int, batch: int) -> Trial
     return Trial(choose_device(device), dtype, seed, tokens, batch)
 
 
-def _reporter(progress: Progress | None) -> Callable[[str], None]:
+def _reporter(progress: Progress | None, stages: int) -> Callable[[str], None]:
     """Turns the beginning of each stage into `progress(stage, done, total)`."""
     done = 0
 
     def report(stage: str) -> None:
         nonlocal done
         if progress:
-            progress(stage, min(done, _STAGES), _STAGES)
+            progress(stage, done, stages)
         done += 1
 
     return report
