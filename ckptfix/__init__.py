@@ -1,3 +1,61 @@
-"""ckptfix."""
+"""Inspect, convert and verify InstantID and IP-Adapter checkpoints: the public functions and their results.
+
+    import ckptfix
+    ckptfix.inspect("ip-adapter.bin").exit_code
+    ckptfix.convert("ip-adapter.bin", "fixed.safetensors").written
+
+A name is imported when it is first used, so that `import ckptfix` loads neither torch nor numpy nor rich.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptfix.conversion import Conversion, convert
+    from ckptfix.errors import CkptfixError, ExitCode
+    from ckptfix.findings import Finding
+    from ckptfix.inspection import Inspection, inspect
+    from ckptfix.loading import load
+    from ckptfix.verification import Verification, verify
 
 __version__ = "0.1.0"
+__all__ = [
+    "CkptfixError",
+    "Conversion",
+    "ExitCode",
+    "Finding",
+    "Inspection",
+    "Verification",
+    "__version__",
+    "convert",
+    "inspect",
+    "load",
+    "verify",
+]
+
+_HOME = {
+    "CkptfixError": "errors",
+    "Conversion": "conversion",
+    "ExitCode": "errors",
+    "Finding": "findings",
+    "Inspection": "inspection",
+    "Verification": "verification",
+    "convert": "conversion",
+    "inspect": "inspection",
+    "load": "loading",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ckptfix' has no attribute {name!r}")
+    value = getattr(import_module(f"ckptfix.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,73 @@
+"""`ckptfix inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from ckptfix.commands.common import Command, adapter_options, for_each, json_option
+from ckptfix.commands.settings import settings, settings_options
+from ckptfix.inspection import Inspection, inspect
+from ckptfix.report.inspection_page import inspection_page
+from ckptfix.report.progress import progress_bar
+from ckptfix.report.terminal import width, write_lines
+
+
+@click.command("inspect", cls=Command, short_help="Say what a checkpoint is, what is wrong with it, what to do.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@json_option
+@click.option("--ndjson", is_flag=True, help="Print one JSON document per line and FILE.")
+@click.option(
+    "--reference",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Sizes to compare with: auto (the file's own), instantid, instantid-sd15, plus-sd15, plus-sdxl or kolors.",
+)
+@adapter_options
+@click.option("--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant or untrained-looking ones.")
+@click.option("--checksums", is_flag=True, help="Check the checksums of the stored data too.")
+@settings_options
+def command(
+    files: tuple[str, ...],
+    as_json: bool,
+    ndjson: bool,
+    reference: str,
+    layout: str | None,
+    mapping: str | None,
+    heads: int | None,
+    dim_head: int | None,
+    values: bool,
+    checksums: bool,
+) -> int:
+    """Say what a checkpoint is, what is wrong with it, what to do.
+
+    Reads names, shapes and dtypes, never runs code from the file, and needs
+    no torch. Exit code 0: ready to use; 1: something is wrong or it needs
+    converting; 3: unreadable; 4: refused for safety.
+
+    \b
+    Examples:
+        ckptfix inspect ip-adapter.bin
+        ckptfix inspect --values --checksums ip-adapter.bin
+        ckptfix inspect --json *.safetensors
+    """
+    options = settings()
+
+    def work(file: str) -> Inspection:
+        with progress_bar(quiet=options.quiet) as progress:
+            return inspect(
+                file,
+                reference=reference,
+                layout=layout,
+                mapping=mapping,
+                heads=heads,
+                dim_head=dim_head,
+                values=values,
+                checksums=checksums,
+                progress=progress,
+            )
+
+    def show(result: Inspection) -> None:
+        write_lines(inspection_page(result, width(), verbose=options.verbose).lines)
+
+    return for_each(files, work, show, schema="ckptfix.inspect-list/1", as_json=as_json, ndjson=ndjson)

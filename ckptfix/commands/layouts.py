@@ -1,0 +1,39 @@
+"""`ckptfix layouts`."""
+
+from __future__ import annotations
+
+import click
+
+from ckptfix.catalogue import known_layouts, layout_parts
+from ckptfix.commands.common import Command, json_option
+from ckptfix.commands.settings import settings_options
+from ckptfix.report.layout_page import layout_document, layout_page, layouts_page
+from ckptfix.report.terminal import width, write_json, write_lines
+
+
+@click.command("layouts", cls=Command, short_help="List the known layouts, or print the rules of one.")
+@click.argument("name", required=False)
+@json_option
+@settings_options
+def command(name: str | None, as_json: bool) -> None:
+    """List the known layouts, or print the rules of one.
+
+    A layout is one way of naming and packing the tensors of an adapter. Up to
+    three compose: a wrapper, a projection and an attention scheme, joined
+    with +. A mapping of your own for --mapping looks like the files listed
+    here.
+
+    \b
+    Examples:
+        ckptfix layouts
+        ckptfix layouts resampler-queries
+        ckptfix layouts nested-bin+resampler-split-kv+odd
+    """
+    layouts = tuple(layout_parts(name).values()) if name else known_layouts()
+    if as_json:
+        documents = [layout_document(layout, rules=bool(name)) for layout in layouts]
+        write_json({"schema": "ckptfix.layouts/1", "layouts": documents})
+    elif name:
+        write_lines(layout_page(layouts, width()).lines)
+    else:
+        write_lines(layouts_page(layouts, width()).lines)

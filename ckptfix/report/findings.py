@@ -1,0 +1,38 @@
+"""Findings and facts, as every report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptfix.findings import Finding
+from ckptfix.report.page import Page
+from ckptfix.text import printable
+
+STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+_ORDER = ("error", "warning", "note")
+_LONG = 1200  # characters of one message; folded names can still be many
+
+
+def add_findings(page: Page, findings: Iterable[Finding]) -> None:
+    """Worst first, each with what to do about it."""
+    ordered = sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+    for finding in ordered:
+        message = printable(finding.message, _LONG)
+        page.labelled(finding.severity, message, label_style=STYLES[finding.severity])
+        if finding.hint:
+            add_hint(page, printable(finding.hint, _LONG))
+
+
+def add_hint(page: Page, hint: str) -> None:
+    """What to do, a command that it consists of unbroken."""
+    if _is_command(hint):
+        page.command("hint", hint)
+    else:
+        page.labelled("hint", hint)
+
+
+def _is_command(hint: str) -> bool:
+    """Whether it can be pasted as it is; prose has words that are no option and no path."""
+    program, _, rest = hint.partition(" ")
+    words = rest.split()[1:]
+    return program == "ckptfix" and all(word[:1] in "-'\"" or set(word) & set("./+") for word in words)

@@ -1,0 +1,115 @@
+"""What `layouts` shows: the catalogue, or the rules of a layout as its mapping states them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ckptfix.layout import Layout, Rule
+from ckptfix.report.page import Page
+
+_KINDS = (
+    ("wrapper", "Wrappers: where the tensors live"),
+    ("projection", "Projections: how the image projection is named and packed"),
+    ("attention", "Attention schemes: how the K/V pairs are numbered"),
+)
+
+
+def layouts_page(layouts: Iterable[Layout], width: int) -> Page:
+    page = Page(width)
+    layouts = list(layouts)
+    for kind, title in _KINDS:
+        page.heading(title)
+        for layout in (layout for layout in layouts if layout.kind == kind):
+            page.text(layout.name, "cyan", indent=2)
+            page.text(layout.title + "".join(f" ({remark})" for remark in _remarks(layout)), indent=6)
+    page.blank()
+    page.text("Named sets: canonical = flat-st+resampler+odd, instantid = nested-bin+resampler+odd", hang=2)
+    page.text("The rules of one, and where it was seen: ckptfix layouts NAME", hang=2)
+    return page
+
+
+def layout_page(layouts: Iterable[Layout], width: int) -> Page:
+    page = Page(width)
+    for layout in layouts:
+        page.blank()
+        page.text(f"{layout.name}: {layout.title}", "bold", hang=2)
+        page.labelled("kind", layout.kind)
+        for alias in layout.aliases:
+            page.labelled("also called", alias)
+        for remark in _remarks(layout):
+            page.labelled("", remark)
+        for seen in layout.seen:
+            page.labelled("seen", seen)
+        page.labelled("mapping", f"ckptfix/mappings/{layout.origin}")
+        _add_signature(page, layout)
+        _add_rules(page, layout)
+    return page
+
+
+def _remarks(layout: Layout) -> list[str]:
+    remarks = []
+    if layout.declared:
+        remarks.append("only with --layout: its names look like another's")
+    if not layout.reversible:
+        remarks.append("read only: never written")
+    return remarks
+
+
+def _add_signature(page: Page, layout: Layout) -> None:
+    signature = layout.signature
+    for label, value in (("nesting", signature.nesting), ("container", signature.container)):
+        if value:
+            page.labelled(label, value)
+    for label, templates in (("requires", signature.require), ("forbids", signature.forbid)):
+        for template in templates:
+            page.labelled(label, template.text)
+
+
+def _add_rules(page: Page, layout: Layout) -> None:
+    for label, parts in (("anywhere", layout.strip_anywhere), ("in front", layout.strip_leading)):
+        if parts:
+            page.labelled("takes off", f"{label}: {', '.join(f'{part}.' for part in sorted(parts))}")
+    if layout.rules:
+        page.heading("  this layout -> canonical")
+        for rule in layout.rules:
+            page.text(_rule_text(rule), indent=4, hang=4)
+    for drop in layout.drops:
+        page.text(f"{drop.foreign.text} is left out: {drop.why}", indent=4, hang=4)
+
+
+def _rule_text(rule: Rule) -> str:
+    foreign = " + ".join(template.text for template in rule.foreign)
+    canonical = " + ".join(template.text for template in rule.canonical)
+    if rule.op == "rename" and foreign == canonical:
+        return f"{foreign} (the same)"
+    parameters = ", ".join(f"{name}={value}" for name, value in rule.params.items())
+    remarks = [] if rule.op == "rename" else [f"{rule.op} {parameters}".strip()]
+    remarks += ["read, never written"] if rule.read_only else []
+    return f"{foreign} -> {canonical}" + (f"  ({'; '.join(remarks)})" if remarks else "")
+
+
+def layout_document(layout: Layout, *, rules: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": layout.name,
+        "title": layout.title,
+        "kind": layout.kind,
+        "aliases": list(layout.aliases),
+        "declared": layout.declared,
+        "reversible": layout.reversible,
+        "seen": list(layout.seen),
+    }
+    if rules:
+        document["rules"] = [
+            {
+                "op": rule.op,
+                "foreign": [template.text for template in rule.foreign],
+                "canonical": [template.text for template in rule.canonical],
+                "params": dict(rule.params),
+                "read_only": rule.read_only,
+            }
+            for rule in layout.rules
+        ]
+        document["drops"] = [{"foreign": drop.foreign.text, "why": drop.why} for drop in layout.drops]
+        document["strips"] = sorted(layout.strip_anywhere | layout.strip_leading)
+    return document
