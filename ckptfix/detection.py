@@ -145,39 +145,40 @@ def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]
 
 def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]) -> Iterable[_Candidate]:
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
-    nesting = _nesting(manifest)
-    container = "safetensors" if manifest.container == "safetensors" else "torch"
-    layouts = known_layouts()
-    shells = _shells(layouts, names)
-    forced_wrapper = forced.get("wrapper")
-    if forced_wrapper is not None and not forced_wrapper.is_shell:
-        wrappers = [forced_wrapper]
-    else:
-        wrappers = [
-            layout
-            for layout in layouts
-            if layout.kind == "wrapper"
-            and not layout.is_shell
-            and layout.signature.nesting in (None, nesting)
-            and layout.signature.container in (None, container)
-        ]
+    shells = _shells(known_layouts(), names)
     bare = [strip_shells(name, shells) for name in names]
-    for wrapper in wrappers:
-        if forced_wrapper is not wrapper and _hits(wrapper.signature.forbid, bare):
-            continue
-        base = Choice(shells, wrapper, custom=forced.get("custom"))
-        grouped = _unwrapped(bare, wrapper)
-        projections = _leading(grouped, "projection", forced, GROUPS[0])
-        attentions = _leading(grouped, "attention", forced, GROUPS[1])
-        for projection, attention in product(projections, attentions):
-            choice = replace(base, projection=projection, attention=attention)
+    asked: dict[tuple[str, ...], list[tuple[Layout | None, Layout | None]]] = {}
+    for wrapper in _wrappers(manifest, bare, forced.get("wrapper")):
+        grouped = tuple(_unwrapped(bare, wrapper))
+        if grouped not in asked:  # wrappers that see the same names need not ask every layout again
+            projections = _leading(grouped, "projection", forced, GROUPS[0])
+            asked[grouped] = list(product(projections, _leading(grouped, "attention", forced, GROUPS[1])))
+        for projection, attention in asked[grouped]:
+            choice = Choice(shells, wrapper, projection, attention, forced.get("custom"))
             broken = sum(
-                not _hits([template], grouped if layout is not wrapper else bare)
+                not _hits([template], bare if layout is wrapper else grouped)
                 for layout in (wrapper, projection, attention)
                 if layout is not None
                 for template in layout.signature.require
             )
             yield _Candidate(choice, claim_names(names, choice), broken)
+
+
+def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
+    """Wrappers whose container and nesting are the file's and that no name forbids."""
+    if forced is not None and not forced.is_shell:
+        return [forced]
+    nesting = _nesting(manifest)
+    container = "safetensors" if manifest.container == "safetensors" else "torch"
+    return [
+        layout
+        for layout in known_layouts()
+        if layout.kind == "wrapper"
+        and not layout.is_shell
+        and layout.signature.nesting in (None, nesting)
+        and layout.signature.container in (None, container)
+        and not _hits(layout.signature.forbid, bare)
+    ]
 
 
 def _nesting(manifest: Manifest) -> str:
@@ -196,7 +197,7 @@ def _shells(layouts: Iterable[Layout], names: list[str]) -> tuple[Layout, ...]:
     return tuple(sorted(depths, key=depths.__getitem__))
 
 
-def _hits(templates: Sequence[Template], names: list[str]) -> bool:
+def _hits(templates: Sequence[Template], names: Sequence[str]) -> bool:
     if not templates:
         return False
     index: TemplateIndex[bool] = TemplateIndex()
@@ -210,7 +211,7 @@ def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:
     return [match[0][0].canonical[0].fill(match[1]) if match else name for name, match in found]
 
 
-def _leading(names: list[str], kind: Kind, forced: dict[Kind, Layout], group: str) -> list[Layout | None]:
+def _leading(names: Sequence[str], kind: Kind, forced: dict[Kind, Layout], group: str) -> list[Layout | None]:
     """The layouts of this kind that explain most names of the group; one that a signature forbids is not asked."""
     if kind in forced:
         return [forced[kind]]
