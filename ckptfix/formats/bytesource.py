@@ -5,6 +5,7 @@ Reads are by span (`pread`), never through a memory map: a file that shrinks whi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -61,6 +62,13 @@ class LocalFile:
                     source=self.name,
                 )
             done += count
+
+    def next_data(self, offset: int) -> int:
+        """The first position from `offset` on that is not in a hole of a sparse file; the size where none is."""
+        try:
+            return os.lseek(self._descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from ckptfix.errors import UnreadableError
-from ckptfix.formats.bytesource import ByteSource, chunks_of, read_some
+from ckptfix.formats.bytesource import ByteSource, LocalFile, read_some
 from ckptfix.formats.limits import Limits
 from ckptfix.formats.pickle_nodes import PickledDict, PickleError
 from ckptfix.formats.pickle_reader import read_pickle
@@ -16,7 +16,7 @@ from ckptfix.formats.triage import HEADER_CAP
 from ckptfix.text import plural, printable
 
 _BLOCK: Final = 512
-_ZERO_SCAN: Final = 2 << 30
+_ZERO_SCAN: Final = 512 << 20
 _STEP: Final = 1 << 20
 _AGAIN: Final = "get the file again"
 _DOWNLOAD: Final = (
@@ -30,13 +30,11 @@ def refusal(source: ByteSource, head: bytes, limits: Limits) -> UnreadableError:
 
     Raises `UnsafeError` for a pickle that calls anything.
     """
-    if head[:1] == b"\x80":
-        return _foreign_pickle(source, limits)
     for recognise in (_nothing, _lfs_pointer, _by_signature, _web_page, _json):
         found = recognise(source, head)
         if found is not None:
             return found
-    found = _old_pickle(source, limits) or _text(source, head)
+    found = _foreign_pickle(source, head, limits) or _text(source, head)
     if found is not None:
         return found
     if head[8:9] == b"{":
@@ -59,14 +57,18 @@ def _error(source: ByteSource, message: str, hint: str, code: str = "not-a-check
 
 
 def _leading_zeros(source: ByteSource) -> int:
-    """How many bytes from the start are zero; stops counting at 2 GiB."""
-    count, zeros = 0, bytes(_STEP)
-    for chunk in chunks_of(source, 0, min(source.size, _ZERO_SCAN), _STEP):
-        data = bytes(chunk)
-        if data != zeros[: len(data)]:
-            return count + len(data) - len(data.lstrip(b"\0"))
-        count += len(data)
-    return count
+    """How many bytes from the start are zero; gives up after reading 512 MiB, the holes of a sparse file aside."""
+    position, left = 0, _ZERO_SCAN
+    while position < source.size and left > 0:
+        if isinstance(source, LocalFile):
+            position = source.next_data(position)
+        data = read_some(source, position, _STEP)
+        kept = len(data.lstrip(b"\0"))
+        position += len(data) - kept
+        left -= len(data)
+        if kept:
+            break
+    return position
 
 
 def _nothing(source: ByteSource, head: bytes) -> UnreadableError | None:
@@ -78,18 +80,21 @@ def _nothing(source: ByteSource, head: bytes) -> UnreadableError | None:
     if zeros == source.size:
         message = f"holds nothing but zeros ({plural(zeros, 'byte')}): space was set aside, the download did not run"
     else:
-        least = "at least " if zeros == _ZERO_SCAN else ""
+        least = "at least " if zeros >= _ZERO_SCAN else ""
         message = f"begins with {least}{plural(zeros, 'zero byte')} of {source.size:,}: the download is incomplete"
     return _error(source, message, "delete it and download it again", "zero-filled")
 
 
-def _foreign_pickle(source: ByteSource, limits: Limits) -> UnreadableError:
-    """A pickle that torch.save did not write: unsafe if it calls anything, else no checkpoint."""
+def _foreign_pickle(source: ByteSource, head: bytes, limits: Limits) -> UnreadableError | None:
+    """A pickle that torch.save did not write: unsafe if it calls anything, else no checkpoint.
+
+    Protocols 0 and 1 have no signature: what reads as a pickle to its end is one.
+    """
     try:
         pickled = read_pickle(read_some(source, 0, limits.pickle_bytes), limits=limits)
     except PickleError as error:
         refuse_if_unsafe(error.uses, source.name)
-        return _error(source, f"begins like a pickle but is none: {error}", _AGAIN)
+        return _error(source, f"begins like a pickle but is none: {error}", _AGAIN) if head[:1] == b"\x80" else None
     # Pickling a tensor without torch.save wraps the bytes of a torch.save in this call.
     plain = {use: at for use, at in pickled.uses.items() if use[:2] != ("torch.storage", "_load_from_bytes")}
     refuse_if_unsafe(plain, source.name)
@@ -100,16 +105,6 @@ def _foreign_pickle(source: ByteSource, limits: Limits) -> UnreadableError:
         f"is a Python pickle ({what}), but not one that torch.save wrote",
         "where it was made, save it with torch.save or safetensors instead of pickle.dump",
     )
-
-
-def _old_pickle(source: ByteSource, limits: Limits) -> UnreadableError | None:
-    """A pickle of protocol 0 or 1, which has no signature: what reads as one to its end is one."""
-    try:
-        read_pickle(read_some(source, 0, limits.pickle_bytes), limits=limits)
-    except PickleError as error:
-        refuse_if_unsafe(error.uses, source.name)
-        return None
-    return _foreign_pickle(source, limits)
 
 
 def _lfs_pointer(source: ByteSource, head: bytes) -> UnreadableError | None:

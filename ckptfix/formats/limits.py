@@ -1,7 +1,7 @@
 """Every budget of the readers in one place: what a hostile file may cost before it is refused.
 
 The values keep the reading of any file within 150 MB and 2 s. The healthy files they were set against: InstantID
-(191 tensors, 8 thousand opcodes, a 32 KB pickle) and training dumps with optimizer state (some 10 thousand tensors).
+(191 tensors, 7 thousand opcodes, a 25 KB pickle) and training dumps with optimizer state (some 10 thousand tensors).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ MIB = 1 << 20
 class Limits:
     """Budgets for one file; sizes in bytes, lengths in characters."""
 
-    tensors: int = 50_000
-    records: int = 100_000
+    tensors: int = 20_000
+    records: int = 25_000
     # the pickle machine and the walk over what it built
-    pickle_bytes: int = 16 * MIB
-    opcodes: int = 1_000_000
-    memo: int = 400_000
+    pickle_bytes: int = 8 * MIB
+    opcodes: int = 500_000
+    memo: int = 250_000
     globals: int = 5_000
     depth: int = 100
-    nodes: int = 500_000
+    nodes: int = 300_000
     aliases: int = 10_000
     key_length: int = 1_000
     name_length: int = 4_000
-    name_bytes: int = 16 * MIB
+    name_bytes: int = 8 * MIB
     # safetensors
-    header_bytes: int = 16 * MIB
+    header_bytes: int = 8 * MIB
     metadata_entries: int = 10_000
     # logical bytes: what all tensors would take when written out dense
     logical_floor: int = 256 * MIB

@@ -18,7 +18,12 @@ _LENGTH_BYTES: Final = {
 
 
 class Machine:
-    """One run over one pickle; `offset` is where the current opcode stands, `position` where the next byte is read."""
+    """One run over one pickle; `offset` is where the current opcode stands, `position` where the next byte is read.
+
+    `fence` is the height that the stack may not sink below: where its last mark is.
+    """
+
+    __slots__ = ("data", "fence", "limits", "marks", "memo", "offset", "persistent", "position", "stack", "uses")
 
     def __init__(self, data: bytes, start: int, limits: Limits) -> None:
         self.uses: dict[Use, int] = {}
@@ -28,15 +33,14 @@ class Machine:
         self.offset = start
         self.limits = limits
         self.stack: list[Any] = []
-        self.marks: list[int] = []  # stack heights
+        self.fence = 0
+        self.marks: list[int] = []  # the fences below this one
         self.memo: dict[int, Any] = {}
 
     # -- arguments -------------------------------------------------------------------------------------------------
 
     def argument(self, size: int) -> bytes:
-        """The bytes of an argument; `size` as in pickletools: a count, or a negative code for how it is stored."""
-        if size > 0:
-            return self.take(size)
+        """The bytes of an argument without a fixed size; `size` is one of the negative codes of pickletools."""
         if size == pickletools.UP_TO_NEWLINE:
             return self.line()
         return self.take(int.from_bytes(self.take(_LENGTH_BYTES[size]), "little"))
@@ -59,25 +63,39 @@ class Machine:
     # -- stack and memo --------------------------------------------------------------------------------------------
 
     def pop(self) -> Any:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise PickleError(f"the pickle takes more from the stack than is there, at byte {self.offset:,}")
-        return self.stack.pop()
+        stack = self.stack
+        if len(stack) <= self.fence:
+            raise self._underflow()
+        return stack.pop()
+
+    def pop_last(self, count: int) -> list[Any]:
+        stack = self.stack
+        height = len(stack) - count
+        if height < self.fence:
+            raise self._underflow()
+        taken = stack[height:]
+        del stack[height:]
+        return taken
 
     def top(self) -> Any:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise PickleError(f"the pickle uses an empty stack at byte {self.offset:,}")
+        if len(self.stack) <= self.fence:
+            raise self._underflow()
         return self.stack[-1]
+
+    def mark(self) -> None:
+        self.marks.append(self.fence)
+        self.fence = len(self.stack)
 
     def since_mark(self) -> list[Any]:
         if not self.marks:
             raise PickleError(f"the pickle has no mark for byte {self.offset:,}")
-        height = self.marks.pop()
-        taken = self.stack[height:]
-        del self.stack[height:]
+        taken = self.stack[self.fence :]
+        del self.stack[self.fence :]
+        self.fence = self.marks.pop()
         return taken
 
-    def drop_mark(self) -> None:
-        self.since_mark()
+    def _underflow(self) -> PickleError:
+        return PickleError(f"the pickle takes more from the stack than is there, at byte {self.offset:,}")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)

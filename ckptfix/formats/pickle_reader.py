@@ -37,25 +37,30 @@ def read_pickle(data: bytes, start: int = 0, *, limits: Limits = DEFAULT_LIMITS)
 
 
 def _run(machine: Machine, budget: int) -> Pickled:
-    data = machine.data
+    data, end = machine.data, len(machine.data)
     for _ in range(budget):
-        machine.offset = position = machine.position
-        code = data[position : position + 1]
-        if not code:
+        position = machine.offset = machine.position
+        if position >= end:
             raise PickleError("the pickle ends before its STOP", truncated=True)
-        entry = _OPCODES.get(code)
-        if entry is None:
-            raise PickleError(f"byte {position:,} is no pickle opcode")
-        size, handler = entry
-        machine.position = position + 1
-        argument = machine.argument(size) if size else b""
+        size, handler = _OPCODES[data[position]]
+        position += 1
+        machine.position = position + size if size > 0 else position
         try:
-            handler(machine, argument)
-        except (ValueError, OverflowError, struct.error) as error:
-            raise PickleError(f"the pickle holds an ill-formed value at byte {position:,}") from error
-        if code == b".":
+            if size < 0:
+                handler(machine, machine.argument(size))
+            elif machine.position > end:
+                raise PickleError("the pickle ends inside a value", truncated=True)
+            else:
+                handler(machine, data[position : position + size])
+        except _StopPickle:
             return Pickled(machine.pop(), machine.position, machine.uses, machine.persistent)
+        except (ValueError, OverflowError, struct.error) as error:
+            raise PickleError(f"the pickle holds an ill-formed value at byte {machine.offset:,}") from error
     raise limit_error("opcodes", f"the pickle has over {budget:,} opcodes")
+
+
+class _StopPickle(Exception):  # noqa: N818 - a signal, not an error
+    """The STOP opcode."""
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -111,38 +116,42 @@ Handler = Callable[[Machine, bytes], None]
 
 
 def _value(decode: Callable[[bytes], Any]) -> Handler:
-    return lambda machine, argument: machine.push(decode(argument))
+    return lambda machine, argument: machine.stack.append(decode(argument))
 
 
 def _made(make: Callable[[], Any]) -> Handler:
-    return lambda machine, argument: machine.push(make())
+    return lambda machine, argument: machine.stack.append(make())
 
 
 def _constant(value: Any) -> Handler:
-    return lambda machine, argument: machine.push(value)
+    return lambda machine, argument: machine.stack.append(value)
 
 
 def _nothing(machine: Machine, argument: bytes) -> None:
-    """FRAME and STOP build nothing."""
+    """PROTO, FRAME and READONLY_BUFFER build nothing."""
 
 
-def _mark(machine: Machine, argument: bytes) -> None:
-    machine.marks.append(len(machine.stack))
+def _stop(machine: Machine, argument: bytes) -> None:
+    raise _StopPickle
+
+
+def _unknown(machine: Machine, argument: bytes) -> None:
+    raise PickleError(f"byte {machine.offset:,} is no pickle opcode")
 
 
 def _pop(machine: Machine, argument: bytes) -> None:
-    if machine.marks and len(machine.stack) == machine.marks[-1]:
-        machine.marks.pop()
+    if machine.marks and len(machine.stack) == machine.fence:
+        machine.since_mark()
     else:
         machine.pop()
 
 
-def _tuple(size: int) -> Handler:
-    def handle(machine: Machine, argument: bytes) -> None:
-        parts = [machine.pop() for _ in range(size)]
-        machine.push(tuple(reversed(parts)))
+def _pop_mark(machine: Machine, argument: bytes) -> None:
+    machine.since_mark()
 
-    return handle
+
+def _tuple(size: int) -> Handler:
+    return lambda machine, argument: machine.stack.append(tuple(machine.pop_last(size)))
 
 
 def _marked_dict(machine: Machine, argument: bytes) -> None:
@@ -152,8 +161,8 @@ def _marked_dict(machine: Machine, argument: bytes) -> None:
 
 
 def _append(machine: Machine, argument: bytes) -> None:
-    value = machine.pop()
-    machine.extend(machine.top(), [value], pairs=False)
+    values = machine.pop_last(1)
+    machine.extend(machine.top(), values, pairs=False)
 
 
 def _appends(machine: Machine, argument: bytes) -> None:
@@ -162,9 +171,8 @@ def _appends(machine: Machine, argument: bytes) -> None:
 
 
 def _setitem(machine: Machine, argument: bytes) -> None:
-    value = machine.pop()
-    key = machine.pop()
-    machine.extend(machine.top(), [key, value], pairs=True)
+    values = machine.pop_last(2)
+    machine.extend(machine.top(), values, pairs=True)
 
 
 def _setitems(machine: Machine, argument: bytes) -> None:
@@ -177,8 +185,7 @@ def _global(machine: Machine, argument: bytes) -> None:
 
 
 def _stack_global(machine: Machine, argument: bytes) -> None:
-    name = machine.pop()
-    machine.push_global(machine.pop(), name)
+    machine.push_global(*machine.pop_last(2))
 
 
 def _extension(machine: Machine, argument: bytes) -> None:
@@ -186,19 +193,18 @@ def _extension(machine: Machine, argument: bytes) -> None:
 
 
 def _reduce(machine: Machine, argument: bytes) -> None:
-    arguments = machine.pop()
-    machine.make(machine.pop(), arguments, "call")
+    callee, arguments = machine.pop_last(2)
+    machine.make(callee, arguments, "call")
 
 
 def _newobj(machine: Machine, argument: bytes) -> None:
-    arguments = machine.pop()
-    machine.make(machine.pop(), arguments, "make")
+    callee, arguments = machine.pop_last(2)
+    machine.make(callee, arguments, "make")
 
 
 def _newobj_ex(machine: Machine, argument: bytes) -> None:
-    keywords = machine.pop()
-    arguments = machine.pop()
-    machine.make(machine.pop(), (arguments, keywords), "make")
+    callee, arguments, keywords = machine.pop_last(3)
+    machine.make(callee, (arguments, keywords), "make")
 
 
 def _inst(machine: Machine, argument: bytes) -> None:
@@ -222,7 +228,7 @@ def _build(machine: Machine, argument: bytes) -> None:
 _HANDLERS: Final[Mapping[str, Handler]] = {
     "PROTO": _nothing,
     "FRAME": _nothing,
-    "STOP": _nothing,
+    "STOP": _stop,
     "NONE": _constant(None),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
@@ -264,9 +270,9 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     "ADDITEMS": _appends,
     "SETITEM": _setitem,
     "SETITEMS": _setitems,
-    "MARK": _mark,
+    "MARK": lambda machine, argument: machine.mark(),
     "POP": _pop,
-    "POP_MARK": lambda machine, argument: machine.drop_mark(),
+    "POP_MARK": _pop_mark,
     "DUP": lambda machine, argument: machine.push(machine.top()),
     "GET": lambda machine, argument: machine.fetch(_decimal(argument)),
     "BINGET": lambda machine, argument: machine.fetch(_little(argument)),
@@ -289,7 +295,7 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     "PERSID": lambda machine, argument: machine.persist(argument.decode("ascii")),
     "BINPERSID": lambda machine, argument: machine.persist(machine.pop()),
 }
-_OPCODES: Final = {
-    opcode.code.encode("latin-1"): (opcode.arg.n if opcode.arg else 0, _HANDLERS[opcode.name])
-    for opcode in pickletools.opcodes
+_KNOWN: Final = {
+    ord(opcode.code): (opcode.arg.n if opcode.arg else 0, _HANDLERS[opcode.name]) for opcode in pickletools.opcodes
 }
+_OPCODES: Final = [_KNOWN.get(code, (0, _unknown)) for code in range(256)]

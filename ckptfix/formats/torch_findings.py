@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
-from ckptfix.errors import UnsafeError
+from ckptfix.errors import UnreadableError, UnsafeError
 from ckptfix.findings import Finding
 from ckptfix.formats.pickle_globals import classify
 from ckptfix.formats.pickle_nodes import COMPUTED, Use
@@ -20,7 +21,8 @@ _VERBS = {"call": "calls", "make": "makes an instance of", "change": "changes", 
 
 def use_findings(uses: Mapping[Use, int]) -> list[Finding]:
     """One error for each unsafe use of a global, one warning and one note for the foreign ones together."""
-    foreign = _names(use for use in uses if classify(use) == "foreign")
+    called = {_name(use) for use, _ in _unsafe(uses)}
+    foreign = [name for name in _names(use for use in uses if classify(use) == "foreign") if name not in called]
     inert = [name for name in _names(use for use in uses if classify(use) == "inert") if name not in foreign]
     findings = [
         Finding("unsafe", "error", f"the pickle {_deed(use)} at byte {offset:,}, which no checkpoint needs", _ALARM)
@@ -51,6 +53,16 @@ def refuse_if_unsafe(uses: Mapping[Use, int], source: str) -> None:
             source=source,
             **{"global": _name(use)},
         )
+
+
+@contextmanager
+def unsafe_first(uses: Mapping[Use, int], source: str) -> Iterator[None]:
+    """Let an unsafe use of a global outrank whatever else is wrong with the file in this block."""
+    try:
+        yield
+    except UnreadableError:
+        refuse_if_unsafe(uses, source)
+        raise
 
 
 def _unsafe(uses: Mapping[Use, int]) -> list[tuple[Use, int]]:

@@ -7,6 +7,7 @@ Source: pytorch, torch/serialization.py (_legacy_save, _legacy_load), torch/csrc
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from ckptfix.formats.cut import report_cut
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled, PickleError, Use
 from ckptfix.formats.pickle_reader import read_pickle
-from ckptfix.formats.torch_findings import content_findings, refuse_if_unsafe, use_findings
+from ckptfix.formats.torch_findings import content_findings, refuse_if_unsafe, unsafe_first, use_findings
 from ckptfix.formats.torch_tensors import (
     IllFormedError,
     RefusedError,
@@ -45,6 +46,13 @@ def read_torch_legacy(source: ByteSource, limits: Limits, *, partial: bool = Fal
     uses: dict[Use, int] = {}
     for pickled in pickles:
         uses.update({use: offset for use, offset in pickled.uses.items() if use not in uses})
+    with unsafe_first(uses, source.name):
+        return _manifest(source, pickles, uses, limits, partial=partial)
+
+
+def _manifest(
+    source: ByteSource, pickles: Sequence[Pickled], uses: Mapping[Use, int], limits: Limits, *, partial: bool
+) -> Manifest:
     _, protocol, _, content, keys = pickles
     if protocol.root != _PROTOCOL:
         raise _bad(source, "names another protocol version than 1001")

@@ -19,7 +19,7 @@ from ckptfix.formats.pickle_globals import (
 from ckptfix.formats.pickle_nodes import Call, Global, PersistentId, PickledDict
 from ckptfix.formats.pickle_tree import Tree, dictionary
 from ckptfix.manifest import DTYPE_OF_TORCH, Span, TensorInfo
-from ckptfix.text import printable
+from ckptfix.text import plural, printable
 
 _MAX_RANK = 64
 _MAX_SIZE = 1 << 63
@@ -126,7 +126,7 @@ class _Ledger:
     """Adds tensors up against the budgets."""
 
     def __init__(self, logical_bytes: int, limits: Limits, source: str) -> None:
-        self._logical_left = logical_bytes
+        self._logical_bytes = self._logical_left = logical_bytes
         self._names_left = limits.name_bytes
         self._limits = limits
         self._source = source
@@ -150,8 +150,8 @@ class _Ledger:
         if self._logical_left < 0:
             raise limit_error(
                 "logical_ratio",
-                f"tensor {printable(tensor.name)} brings the tensors to over {self._limits.logical_ratio} times "
-                "the bytes that are stored",
+                f"tensor {printable(tensor.name)} claims {plural(tensor.nbytes, 'byte')}, which brings all tensors to "
+                f"over {self._logical_bytes:,}, {self._limits.logical_ratio} times what the file stores",
             )
         views = self._views.get(tensor.span.record, 0) + 1
         if views > self._limits.aliases:

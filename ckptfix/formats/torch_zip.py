@@ -16,7 +16,13 @@ from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled, PickleError
 from ckptfix.formats.pickle_reader import read_pickle
-from ckptfix.formats.torch_findings import archive_findings, content_findings, refuse_if_unsafe, use_findings
+from ckptfix.formats.torch_findings import (
+    archive_findings,
+    content_findings,
+    refuse_if_unsafe,
+    unsafe_first,
+    use_findings,
+)
 from ckptfix.formats.torch_tensors import IllFormedError, Locate, Storage, StorageId, collect_tensors
 from ckptfix.formats.zip_directory import Entry
 from ckptfix.manifest import DTYPE_OF_TORCH, Manifest, Record
@@ -32,6 +38,18 @@ def read_torch_zip(source: ByteSource, directory: Iterable[Entry], limits: Limit
     findings: list[Finding] = []
     data = read_small(source, entries[prefix + "data.pkl"], limits, findings)
     pickled = parse_pickle(data, limits, source.name)
+    with unsafe_first(pickled.uses, source.name):
+        return _manifest(source, entries, prefix, pickled, limits, findings)
+
+
+def _manifest(
+    source: ByteSource,
+    entries: Mapping[str, Entry],
+    prefix: str,
+    pickled: Pickled,
+    limits: Limits,
+    findings: list[Finding],
+) -> Manifest:
     byteorder = _byteorder(source, entries.get(prefix + "byteorder"), limits, findings)
     checksums = any(entry.crc for entry in entries.values())
     records = {

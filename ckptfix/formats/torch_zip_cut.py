@@ -19,7 +19,7 @@ from ckptfix.formats.cut import report_cut
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled
-from ckptfix.formats.torch_findings import content_findings, use_findings
+from ckptfix.formats.torch_findings import content_findings, unsafe_first, use_findings
 from ckptfix.formats.torch_tensors import IllFormedError, RefusedError, collect_tensors, storage_id
 from ckptfix.formats.torch_zip import locator, parse_pickle
 from ckptfix.formats.zip_directory import (
@@ -55,11 +55,16 @@ def read_cut_zip(source: ByteSource, limits: Limits, *, partial: bool) -> Manife
             code="truncated",
             source=source.name,
         )
+    with unsafe_first(walk.pickled.uses, source.name):
+        return _manifest(source, walk, walk.pickled, limits, partial=partial)
+
+
+def _manifest(source: ByteSource, walk: _Walk, pickled: Pickled, limits: Limits, *, partial: bool) -> Manifest:
     records = walk.checked_records() if partial else walk.records
     stored = sum(record.size for record in records.values())
-    contents = collect_tensors(walk.pickled.root, locator(records, walk.prefix), stored, limits, source.name)
+    contents = collect_tensors(pickled.root, locator(records, walk.prefix), stored, limits, source.name)
     cut = report_cut(source.name, walk.missing(), len(contents.tensors), contents.absent, partial=partial)
-    findings = [cut, *use_findings(walk.pickled.uses), *content_findings(contents, walk.byteorder)]
+    findings = [cut, *use_findings(pickled.uses), *content_findings(contents, walk.byteorder)]
     return Manifest(
         source.name,
         "torch-zip",
@@ -172,7 +177,10 @@ class _Walk:
         self._position = end
         if self.pickled is None and header.name.endswith("data.pkl"):
             self.prefix = header.name.removesuffix("data.pkl")
-            self._read_pickle(self._content(record, self._limits.pickle_bytes))
+            data = self._content(record, self._limits.pickle_bytes)
+            if record.crc and zlib.crc32(data) != record.crc:
+                return None
+            self._read_pickle(data)
         return record
 
     def _described(self, header: _Header) -> tuple[Record, int] | None:
