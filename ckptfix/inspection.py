@@ -169,15 +169,17 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...]) -> Inspection:
     expected = resampler_tensors(plan.config) | dimensions.attention_shapes()
     present = plan.manifest.tensors
     product = _product(plan.config) if plan.known else None
-    known = product is not None
-    family, variant = (PRODUCTS[product].family, PRODUCTS[product].title) if product else _family(plan)
+    if product:
+        family, variant, status = PRODUCTS[product].family, PRODUCTS[product].title, "inferred"
+    else:
+        family, variant, status = _family(plan)
     unet = UNETS.get(plan.config.unet or "")
     return Inspection(
         plan,
         family=family,
         variant=variant,
         base=unet.title if unet and plan.known else "unknown",
-        facts=tuple(_facts(plan, family, variant, known)),
+        facts=tuple(_facts(plan, family, variant, status)),
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
@@ -196,25 +198,28 @@ def _product(config: AdapterConfig) -> str | None:
     return None
 
 
-def _family(plan: Plan) -> tuple[str, str]:
+def _family(plan: Plan) -> tuple[str, str, Status]:
     """For sizes that no published adapter has: what the encoder width suggests."""
     if not plan.known:
-        return "unknown", "unknown"
+        return "unknown", "unknown", "assumed"
     if plan.config.embedding_dim == 512:
-        return "InstantID", "a Resampler on a face embedding, in sizes of its own"
-    return "IP-Adapter Plus", "a Resampler, in sizes of its own"
+        return "InstantID", "a Resampler on a face embedding, in sizes of its own", "inferred"
+    if plan.config.embedding_dim in ENCODERS:
+        return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", "inferred"
+    return "Resampler adapter", "in sizes of its own", "assumed"
 
 
-def _facts(plan: Plan, family: str, variant: str, known: bool) -> Iterator[Fact]:
+def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator[Fact]:
     if not plan.known:
         return
     status = plan.dimensions.status
     config = plan.config
-    yield Fact("family", family, "inferred")
-    yield Fact("variant", variant, "inferred" if known else "assumed")
+    yield Fact("family", family, certainty)
+    yield Fact("variant", variant, certainty)
     if config.unet:
         yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
-    yield Fact("encoder", ENCODERS.get(config.embedding_dim, f"{config.embedding_dim} wide"), "inferred")
+    if config.embedding_dim in ENCODERS:
+        yield Fact("encoder", ENCODERS[config.embedding_dim], "inferred")
     yield Fact("encoder_width", config.embedding_dim, status["embedding_dim"])
     yield Fact("tokens", config.num_queries, status["num_queries"])
     for name in CONFIG_FIELDS:
