@@ -170,16 +170,17 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...]) -> Inspection:
     present = plan.manifest.tensors
     product = _product(plan.config) if plan.known else None
     if product:
-        family, variant, status = PRODUCTS[product].family, PRODUCTS[product].title, "inferred"
+        family, variant = PRODUCTS[product].family, PRODUCTS[product].title
+        certainty: Status = "inferred"
     else:
-        family, variant, status = _family(plan)
+        family, variant, certainty = _family(plan)
     unet = UNETS.get(plan.config.unet or "")
     return Inspection(
         plan,
         family=family,
         variant=variant,
         base=unet.title if unet and plan.known else "unknown",
-        facts=tuple(_facts(plan, family, variant, status)),
+        facts=tuple(_facts(plan, family, variant, certainty)),
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
