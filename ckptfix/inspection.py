@@ -230,13 +230,15 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
 
 def _checksum_findings(checkpoint: Checkpoint, progress: Progress | None) -> Iterator[Finding]:
     records = checkpoint.manifest.records
-    for done, name in enumerate(records):
-        if progress:
-            progress("checksums", done, len(records))
+    total, done = sum(record.size for record in records.values()), 0
+    for name, record in records.items():
         try:
             checkpoint.check(name)
         except DamagedError as error:
             yield damage_finding(checkpoint.manifest, name, error)
+        done += record.size
+        if progress:
+            progress("checksums", done, total)
 
 
 def damage_finding(manifest: Manifest, record: str, error: DamagedError) -> Finding:
