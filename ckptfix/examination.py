@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from ckptfix.records import Recording
 from ckptfix.reference import AdapterConfig
 from ckptfix.stored_tensor import StoredTensor
 from ckptfix.text import plural
-from ckptfix.trial import Participation, Tensors, forward, noise, participation
+from ckptfix.trial import Participation, Tensors, Tokens, forward, noise, participation
 
 NUMERIC = ("shape", "finite", "not-constant", "recomputation", "participation")
 
@@ -89,7 +89,7 @@ def examine(
         _check_shape(tokens.shape, run.output.shape, config),
         finite,
         check_not_constant(run.output) if sound else Check("not-constant", "skipped", "the output is not finite"),
-        check_recomputation(run.output, recomputed, trial.dtype),
+        _explained(check_recomputation(run.output, recomputed, trial.dtype), config, tensors, tokens, recomputed),
         _check_participation(gradients, len(projection)),
     )
     recording = None
@@ -97,6 +97,18 @@ def examine(
         float32 = run if trial.dtype == "float32" else forward(config, tensors, tokens, trial.device, "float32")
         recording = Recording("", config, tokens, float32.output, recomputed)
     return Examination(checks, tokens.shape, run.output.shape, run.seconds, _statistics(run.output), recording)
+
+
+def _explained(check: Check, config: AdapterConfig, tensors: Tensors, tokens: Tokens, recomputed: Array) -> Check:
+    """A run over its bound may compute something else, or compute the same with weights that amplify rounding."""
+    if check.status == "pass":
+        return check
+    error = compare(forward(config, tensors, tokens, Device("cpu"), "float64").output, recomputed)["relative_error"]
+    if error < FLOAT64_BOUND:
+        more = f"; run in float64 it agrees ({error:.1e}): these weights amplify the rounding of the shorter dtype"
+    else:
+        more = f"; run in float64 it differs as well ({error:.1e})"
+    return replace(check, message=check.message + more, numbers={**check.numbers, "float64_relative_error": error})
 
 
 def torch_tensors(projection: Mapping[str, StoredTensor]) -> Tensors:

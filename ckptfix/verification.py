@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from ckptfix.devices import choose_device, exact_arithmetic
 from ckptfix.diagnosis import convert_command
 from ckptfix.errors import ExitCode, UnavailableError, UsageError
 from ckptfix.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
-from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.output import OutputTensor
 from ckptfix.loading import refuse_unsafe
@@ -33,11 +32,11 @@ from ckptfix.plan_checks import (
     size_disputes,
 )
 from ckptfix.proof_check import check_proof, read_proof
+from ckptfix.readings import agreeing_layout, planned
 from ckptfix.records import Recording, read_record, write_record
 from ckptfix.reference import AdapterConfig
 from ckptfix.requirements import missing_dependency
 from ckptfix.stored_tensor import StoredTensor
-from ckptfix.view_bytes import view_chunks
 
 try:
     import torch
@@ -167,9 +166,11 @@ def verify(
     with open_checkpoint(path) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
-        tensors = _tensors(checkpoint, plan)
+        tensors = list(planned(checkpoint, plan).values())
         strict = check_strict_load(plan)
         examination, compared = _examine(plan, strict, tensors, trial, recording, disputes, report)
+        if recording and compared and compared.status == "fail" and not disputes:
+            compared = _with_reading(compared, agreeing_layout(checkpoint, plan, recording, report))
         report("K/V pairs")
         pairs = check_pairs(plan, tensors, resampler_only=resampler_only)
         if proven:
@@ -202,14 +203,6 @@ def _plan(
     if recorded.inner == plan.config.inner and not head_disputes(recording, heads, dim_head):
         plan = plan_for(manifest, layout=layout, mapping=mapping, heads=recorded.heads, dim_head=recorded.dim_head)
     return plan, disputes
-
-
-def _tensors(checkpoint: Checkpoint, plan: Plan) -> list[OutputTensor]:
-    """All that the plan can make, whole or not: what is missing is a finding here, not a refusal."""
-    return [
-        OutputTensor(name, view.shape, view.dtype, partial(view_chunks, checkpoint, view))
-        for name, view in plan.outputs.items()
-    ]
 
 
 def _examine(
@@ -245,6 +238,15 @@ def _examine(
             f"the memory of {trial.device.name} is full", hint="use --device cpu, or free it", code="memory"
         ) from error
     return examination, _disputed(disputes, compared) if disputes else compared
+
+
+def _with_reading(compared: Check, layout: str | None) -> Check:
+    """A failed comparison, and the row order that would not have failed it."""
+    if layout is None:
+        message = f"{compared.message}. No other known row order gives the recorded output either"
+    else:
+        message = f"{compared.message}. Read as --layout {layout} the file gives the recorded output"
+    return replace(compared, message=message, numbers={**compared.numbers, "agrees_with_layout": layout})
 
 
 def _disputed(disputes: list[str], compared: Check | None) -> Check:
@@ -294,10 +296,10 @@ def _hint(plan: Plan, checks: Sequence[Check]) -> str:
     if {"layout", "strict-load", "kv-pairs"} & set(failed):
         return f"ckptfix inspect {source}"
     if "against" in failed:
-        return (
-            "the weights, their row order or the head count differ from those of the record: try --heads, --dim-head, "
-            "or --layout resampler-v-first, resampler-interleaved-kv, resampler-dim-major"
-        )
+        layout = next(check.numbers.get("agrees_with_layout") for check in checks if check.name == "against")
+        if layout:
+            return convert_command(plan, "--layout", layout)
+        return "the record is of other weights or head counts: compare with one of the model that this file should be"
     if failed == ["proof"]:
         return (
             f"the file or its proof was changed since: run convert again, ckptfix inspect {source} shows what is there"

@@ -57,9 +57,14 @@ def interleaved(arrays: Arrays, run: Golden) -> None:
 
 
 def dim_major(arrays: Arrays, run: Golden) -> None:
-    for name in _named(arrays, "to_q"):
-        rows = arrays[name].reshape(run.config.heads, run.config.dim_head, -1)
-        arrays[name] = rows.swapaxes(0, 1).reshape(arrays[name].shape)
+    """q, k and v rows and out columns ordered (d h): the head index runs fastest."""
+    heads, dim_head = run.config.heads, run.config.dim_head
+    for name in (*_named(arrays, "to_q"), *_named(arrays, "to_kv")):
+        rows = arrays[name].reshape(-1, heads, dim_head, arrays[name].shape[1])
+        arrays[name] = rows.swapaxes(1, 2).reshape(arrays[name].shape)
+    for name in _named(arrays, "to_out"):
+        columns = arrays[name].reshape(-1, heads, dim_head)
+        arrays[name] = columns.swapaxes(1, 2).reshape(arrays[name].shape)
 
 
 def one_made_up(arrays: Arrays, run: Golden) -> None:

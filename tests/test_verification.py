@@ -17,7 +17,7 @@ import torch
 from ckptfix.checks import Check
 from ckptfix.errors import ExitCode, RefusedError, UnavailableError, UnsafeError, UsageError
 from ckptfix.verification import Verification, verify
-from tests.adapters import SILENT, Arrays, adapter, projection, v_first, write
+from tests.adapters import SILENT, Arrays, adapter, dim_major, interleaved, one_made_up, projection, v_first, write
 from tests.golden import GOLDEN, Golden, golden
 
 NAME = "inner-differs-from-dim"
@@ -159,6 +159,45 @@ def test_declared_order_agrees_with_the_record(tmp_path: Path) -> None:
     assert check(result, "against").status == "pass"
     assert result.verdict == "would verify after convert"
     assert result.exit_code is ExitCode.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("spoil", "layout"),
+    [
+        (v_first, "resampler-v-first"),
+        (interleaved, "resampler-interleaved-kv"),
+        (dim_major, "resampler-dim-major"),
+    ],
+)
+def test_the_row_order_that_agrees_with_the_record_is_found(
+    tmp_path: Path, spoil: Callable[[Arrays, Golden], None], layout: str
+) -> None:
+    arrays = adapter()
+    spoil(arrays, golden(NAME))
+    path = write(tmp_path / "a.safetensors", arrays)
+    result = run(path, against=golden(NAME).path)
+    assert check(result, "against").status == "fail"
+    assert check(result, "against").message.endswith(f". Read as --layout {layout} the file gives the recorded output")
+    assert result.hint == f"ckptfix convert {path} --layout {layout} --out fixed.safetensors"
+
+
+def test_other_weights_agree_in_no_row_order(tmp_path: Path) -> None:
+    arrays = adapter()
+    one_made_up(arrays, golden(NAME))
+    result = run(write(tmp_path / "a.safetensors", arrays), against=golden(NAME).path)
+    assert check(result, "against").message.endswith(". No other known row order gives the recorded output either")
+    assert result.hint == (
+        "the record is of other weights or head counts: compare with one of the model that this file should be"
+    )
+
+
+def test_weights_that_amplify_rounding_are_told_from_wrong_arithmetic(tmp_path: Path) -> None:
+    arrays = adapter()
+    arrays["image_proj.proj_out.bias"] += 1e4  # which the norm after it takes away again
+    result = run(write(tmp_path / "a.safetensors", arrays))
+    assert result.verdict == "FAIL: recomputation"
+    assert check(result, "recomputation").message.endswith("): these weights amplify the rounding of the shorter dtype")
+    assert check(result, "recomputation").numbers["float64_relative_error"] < 1e-6
 
 
 def test_a_file_that_needs_mapping_is_verified_as_planned(tmp_path: Path) -> None:

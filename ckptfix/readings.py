@@ -1,0 +1,56 @@
+"""Which other row order, if any, makes a file give the recorded output: the answer to a comparison that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from ckptfix.catalogue import known_layouts
+from ckptfix.checks import BOUNDS, compare
+from ckptfix.decoding import Array
+from ckptfix.detection import plan_for
+from ckptfix.formats.output import OutputTensor
+from ckptfix.plan import Plan
+from ckptfix.plan_checks import PROJECTION, check_strict_load
+from ckptfix.recomputation import recompute
+from ckptfix.records import Recording
+from ckptfix.stored_tensor import StoredTensor
+from ckptfix.view_bytes import ByteReader, view_chunks
+
+
+def planned(checkpoint: ByteReader, plan: Plan) -> dict[str, OutputTensor]:
+    """By canonical name, all that the plan can make, whole or not: what is missing is a finding, not a refusal."""
+    return {
+        name: OutputTensor(name, view.shape, view.dtype, partial(view_chunks, checkpoint, view))
+        for name, view in plan.outputs.items()
+    }
+
+
+def agreeing_layout(
+    checkpoint: ByteReader, plan: Plan, recording: Recording, report: Callable[[str], None] = lambda stage: None
+) -> str | None:
+    """The `--layout` under which the projection gives the recorded output, by recomputing its first sample.
+
+    Only for orders that no name shows, so for a projection under canonical names; None if none of them agrees.
+    """
+    orders = ["resampler", *(layout.name for layout in known_layouts() if layout.declared)]
+    current = plan.choice.projection.name if plan.choice.projection else ""
+    reference = recording.output_fp64 if recording.output_fp64 is not None else recording.output_fp32
+    if current not in orders or reference is None:
+        return None
+    config = recording.config
+    for order in orders:
+        if order == current:
+            continue
+        report(f"as {order}")
+        other = plan_for(plan.manifest, layout=order, heads=config.heads, dim_head=config.dim_head)
+        if check_strict_load(other).status != "pass":
+            continue
+        output = recompute(partial(_weight, planned(checkpoint, other)), config, recording.input[:1])
+        if compare(output, reference[:1])["relative_error"] < BOUNDS["float32"]:
+            return order
+    return None
+
+
+def _weight(tensors: Mapping[str, OutputTensor], name: str) -> Array:
+    return StoredTensor.read(tensors[PROJECTION + name]).float64()
