@@ -138,10 +138,10 @@ class Checkpoint:
     def chunks(self, record: str, offset: int, size: int) -> Iterator[memoryview]:
         """The same bytes in parts of some MiB; each view is valid until the next.
 
-        A whole record is checked against its CRC in the same pass: a `DamagedError` follows the last part.
+        A whole record is checked against its CRC in the same pass, once: a `DamagedError` follows the last part.
         """
         entry = self._span(record, offset, size)
-        whole = offset == 0 and size == entry.size
+        whole = offset == 0 and size == entry.size and record not in self._checked
         crc = 0
         for part in self._parts(entry, offset, size):
             if whole:
