@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ckptfix.catalogue import known_layouts
 from ckptfix.claims import Choice, claim_names
+from ckptfix.errors import RefusedError
 from ckptfix.findings import Finding
 from ckptfix.folding import fold_names, folded
 from ckptfix.plan import Plan
@@ -25,6 +26,19 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         *_unexpected(plan),
         *_ill_shaped(plan),
         *_layout(plan),
+    )
+
+
+def refusal(plan: Plan) -> RefusedError | None:
+    """Why this plan makes no whole adapter, as an error for callers that need one; None if it does."""
+    errors = [finding for finding in (*plan.manifest.findings, *plan_findings(plan)) if finding.severity == "error"]
+    if not errors:
+        return None
+    return RefusedError(
+        "; ".join(finding.message for finding in errors),
+        hint=errors[0].hint,
+        source=plan.manifest.source,
+        findings=[finding.to_dict() for finding in errors],
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ckptfix.conversion import planned_tensors, refusal
+from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
+from ckptfix.diagnosis import refusal
 from ckptfix.errors import RefusedError, UnavailableError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES
 from ckptfix.formats import open_checkpoint

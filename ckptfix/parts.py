@@ -12,21 +12,14 @@ from ckptfix.manifest import Manifest
 
 
 class JoinedCheckpoint:
-    """The parts behind one manifest; a record's name begins with the number of the part that holds it."""
+    """The parts behind one manifest; a record's name begins with the number of the part that holds it.
+
+    The caller opens and closes the parts.
+    """
 
     def __init__(self, parts: Sequence[Checkpoint]) -> None:
         self._parts = parts
         self.manifest = _joined([part.manifest for part in parts])
-
-    def __enter__(self) -> JoinedCheckpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for part in self._parts:
-            part.close()
 
     def read(self, record: str, offset: int, size: int) -> bytes:
         part, name = self._find(record)

@@ -1,0 +1,151 @@
+"""The pass that moves the bytes: views of a checkpoint -> a file, reopened and compared with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial as bind
+from pathlib import Path
+
+from ckptfix.casting import cast_chunks, target_dtype
+from ckptfix.errors import OutputError
+from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats.atomic import replacing
+from ckptfix.formats.output import OutputTensor
+from ckptfix.formats.safetensors_writer import write_safetensors
+from ckptfix.formats.torch_writer import write_torch_zip
+from ckptfix.layout import Layout
+from ckptfix.manifest import Dtype
+from ckptfix.plan import Plan, Step
+from ckptfix.proof import Prover
+from ckptfix.view_bytes import ByteReader, view_chunks
+from ckptfix.views import View
+
+Progress = Callable[[str, int, int], None]
+
+
+def is_pickle(wrapper: Layout) -> bool:
+    """Whether a wrapper is written as a torch zip: it says so, or it nests dictionaries."""
+    return wrapper.signature.container == "torch" or wrapper.signature.nesting == "nested"
+
+
+def step_tensors(
+    checkpoint: ByteReader, step: Step, dtype: str | None = None, *, allow_overflow: bool = False
+) -> Iterator[OutputTensor]:
+    """What a step writes, its bytes still in the checkpoint; floats cast to `dtype` (torch's name) if one is given."""
+    for name, view in zip(step.outputs, step.views, strict=True):
+        wanted = target_dtype(view.dtype, dtype)
+        stored = bind(view_chunks, checkpoint, view)
+        cast = bind(_cast, stored, name, view.dtype, wanted, allow_overflow)
+        yield OutputTensor(name, view.shape, wanted, stored if wanted == view.dtype else cast)
+
+
+def _cast(
+    stored: Callable[[], Iterator[bytes | memoryview]], name: str, source: Dtype, wanted: Dtype, allow_overflow: bool
+) -> Iterator[bytes | memoryview]:
+    return cast_chunks(stored(), name, source, wanted, allow_overflow=allow_overflow)
+
+
+def planned_tensors(checkpoint: ByteReader, plan: Plan) -> list[OutputTensor]:
+    """The canonical tensors of a plan, to be read from the checkpoint as bytes; in the order of the module."""
+    return [tensor for step in plan.steps for tensor in step_tensors(checkpoint, step)]
+
+
+def write_tensors(
+    out: Path,
+    wrapper: Layout,
+    tensors: Sequence[OutputTensor],
+    metadata: Mapping[str, str],
+    *,
+    force: bool,
+    prover: Prover | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write, reopen with our own reader and with the official library, compare, and only then put it in place.
+
+    Returns the size in bytes. OutputError if the target cannot be written or differs from its source.
+    """
+    total = sum(tensor.nbytes for tensor in tensors)
+    with replacing(out, force=force, needed=total) as pending:
+        meter = _Meter("write", total, progress)
+        if is_pickle(wrapper):
+            size = write_torch_zip(pending.stream, tensors, nesting=_nesting(tensors, wrapper), progress=meter)
+        else:
+            size = write_safetensors(pending.stream, tensors, metadata, progress=meter)
+            if prover:
+                prover.fill_placeholder(pending.stream, pending.path)
+        pending.sync(size)
+        _compare(pending.path, tensors, prover, _Meter("compare", total, progress))
+    return size
+
+
+def _nesting(tensors: Sequence[OutputTensor], wrapper: Layout) -> dict[str, tuple[str, ...]]:
+    """Dotted name -> dictionary keys: the group, then the rest of the name; one key where the wrapper is flat."""
+    nested = wrapper.signature.nesting == "nested"
+    return {tensor.name: tuple(tensor.name.split(".", 1)) if nested else (tensor.name,) for tensor in tensors}
+
+
+class _Meter:
+    """Turns the sizes of pieces into `progress(stage, done, total)`, in bytes."""
+
+    def __init__(self, stage: str, total: int, progress: Progress | None) -> None:
+        self._stage, self._total, self._progress, self._done = stage, total, progress, 0
+
+    def __call__(self, size: int) -> None:
+        self._done += size
+        if self._progress:
+            self._progress(self._stage, self._done, self._total)
+
+
+def _compare(path: Path, tensors: Sequence[OutputTensor], prover: Prover | None, report: Callable[[int], None]) -> None:
+    """Byte for byte, each tensor of the written file with its source; never with torch.equal, to which NaN differs."""
+    with open_checkpoint(path) as written:
+        _check_names(path, written, tensors)
+        for tensor in tensors:
+            found = written.manifest.tensors[tensor.name]
+            if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+                raise _differs(tensor.name)
+            digest = prover.output_digest(tensor.name) if prover else None
+            for source, copy in _aligned(tensor.chunks(), view_chunks(written, View.of(found)), tensor.name):
+                if bytes(source) != bytes(copy):  # a memoryview would compare element by element
+                    raise _differs(tensor.name)
+                if digest:
+                    digest.update(copy)
+                report(len(copy))
+
+
+def _check_names(path: Path, written: Checkpoint, tensors: Sequence[OutputTensor]) -> None:
+    names = set(written.manifest.tensors)
+    if written.manifest.container == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as official:
+            names = names if set(official.keys()) == names else set()
+    if names != {tensor.name for tensor in tensors}:
+        raise _differs("the list of names")
+
+
+def _aligned(
+    first: Iterator[bytes | memoryview], second: Iterator[bytes | memoryview], name: str
+) -> Iterator[tuple[memoryview, memoryview]]:
+    """Two streams of pieces cut at the same places."""
+    left, right = memoryview(b""), memoryview(b"")
+    while True:
+        while not left and (piece := next(first, None)) is not None:
+            left = memoryview(piece).cast("B")
+        while not right and (piece := next(second, None)) is not None:
+            right = memoryview(piece).cast("B")
+        size = min(len(left), len(right))
+        if not size:
+            if left or right:
+                raise _differs(name)
+            return
+        yield left[:size], right[:size]
+        left, right = left[size:], right[size:]
+
+
+def _differs(name: str) -> OutputError:
+    return OutputError(
+        f"what was written differs from its source at {name}; nothing was put in place",
+        hint="the disk or the memory of this machine is failing, or the input changed meanwhile: check both, run again",
+        code="compare",
+    )
