@@ -86,22 +86,49 @@ def exact_arithmetic(device: Device) -> Iterator[None]:
     """Full float32 products, no autocast, and gradients possible, whatever the caller has set; restored afterwards.
 
     TF32 and its likes round products to 10 bits, 1e-3 of scale; they also exist on CPUs (oneDNN with bfloat16).
+    UnavailableError if the memory of the device does not suffice for what is done inside.
     """
     cuda = torch.backends.cuda.matmul
     settings: list[tuple[Any, str, Any]] = [
         (cuda, "allow_fp16_reduced_precision_reduction", False),
         (cuda, "allow_bf16_reduced_precision_reduction", False),
     ]
-    on_cpu = getattr(torch.backends.mkldnn, "matmul", None)
-    if on_cpu is not None:  # torch 2.9 on; reading the older switch after someone set the newer one is an error there
-        settings += [(cuda, "fp32_precision", "ieee"), (on_cpu, "fp32_precision", "ieee")]
     with ExitStack() as stack:
+        stack.callback(_restore_products, *_products())
+        torch.set_float32_matmul_precision("highest")  # sets the newer switches too, where there are any
         for owner, name, value in settings:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
-        if on_cpu is None:
-            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision("highest")
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(device.name, enabled=False))
-        yield
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise UnavailableError(
+                f"the memory of {device.name} does not suffice",
+                hint="use --device cpu, or end what else runs there",
+                code="memory",
+                device=device.name,
+            ) from error
+
+
+def _newer_switches() -> list[Any]:
+    """From torch 2.9 on: one per backend, beside the older global one; products refuse to run if the two disagree."""
+    on_cpu = getattr(torch.backends.mkldnn, "matmul", None)
+    return [] if on_cpu is None else [torch.backends.cuda.matmul, on_cpu]
+
+
+def _products() -> tuple[str | None, list[str]]:
+    """The settings for float32 products: the older switch and the newer ones."""
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # unreadable once a caller has set a newer one
+        older = None
+    return older, [switch.fp32_precision for switch in _newer_switches()]
+
+
+def _restore_products(older: str | None, newer: list[str]) -> None:
+    if older is not None:
+        torch.set_float32_matmul_precision(older)
+    for switch, value in zip(_newer_switches(), newer, strict=True):
+        switch.fp32_precision = value

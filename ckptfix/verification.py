@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 import ckptfix
-from ckptfix.checks import BOUNDS, Check, json_numbers
+from ckptfix.checks import BOUNDS, Check
 from ckptfix.detection import plan_for
 from ckptfix.devices import choose_device, exact_arithmetic
-from ckptfix.diagnosis import convert_command
-from ckptfix.errors import ExitCode, UnavailableError, UsageError
+from ckptfix.errors import UsageError
 from ckptfix.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
@@ -34,103 +31,13 @@ from ckptfix.plan_checks import (
 from ckptfix.proof_check import check_proof, read_proof
 from ckptfix.readings import agreeing_layout, planned
 from ckptfix.records import Recording, read_record, write_record
-from ckptfix.reference import AdapterConfig
-from ckptfix.requirements import missing_dependency
 from ckptfix.stored_tensor import StoredTensor
+from ckptfix.verdict import Verification, conclude
 
-try:
-    import torch
-except ModuleNotFoundError as error:
-    raise missing_dependency("torch") from error
+__all__ = ["Verification", "verify"]
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
-
-# What a check proves once it passes, in the words of a summary.
-_PROVES: Final = {
-    "strict-load": "the image projection is complete and has the shapes of the reference Resampler",
-    "finite": "all its weights and outputs are finite",
-    "not-constant": "its output varies with the input and the query",
-    "recomputation": "its arithmetic agrees with an independent float64 recomputation",
-    "participation": "every one of its tensors takes part in the output",
-    "kv-pairs": "the K/V pairs are complete, finite and not constant",
-    "against": "it gives the recorded output, so heads, dim_head and row order are those of the recorded run",
-    "proof": "its bytes are those that the proof names",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What verify found out about one file. `assumed` holds what no check here can tell."""
-
-    source: str
-    container: str
-    size: int
-    layout: str
-    config: AdapterConfig
-    requested_device: str
-    trial: Trial
-    checks: tuple[Check, ...]
-    examination: Examination
-    assumed: tuple[str, ...]
-    needs_conversion: bool
-    hint: str
-    record: str | None = None
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if check.status == "fail")
-
-    @property
-    def passed(self) -> bool:
-        return not self.failed
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return ExitCode.OK if self.passed else ExitCode.PROBLEM
-
-    @property
-    def proved(self) -> tuple[str, ...]:
-        return tuple(_PROVES[check.name] for check in self.checks if check.status == "pass" and check.name in _PROVES)
-
-    @property
-    def verdict(self) -> str:
-        """One sentence that claims no more than was proved."""
-        names = [check.name for check in self.failed]
-        if names == ["layout"] and self.needs_conversion:
-            return "would verify after convert"
-        if names:
-            return f"FAIL: {', '.join(names)}"
-        if self.assumed:
-            return f"PASS, assuming what no check of a file alone can show: {'; '.join(self.assumed)}"
-        return "PASS"
-
-    def to_dict(self) -> dict[str, Any]:
-        run = self.examination
-        return {
-            "schema": "ckptfix.verify/1",
-            "file": {"path": self.source, "bytes": self.size, "container": self.container},
-            "passed": self.passed,
-            "verdict": self.verdict,
-            "hint": self.hint,
-            "layout": self.layout,
-            "needs_conversion": self.needs_conversion,
-            "config": self.config.to_dict(),
-            "constructor": self.config.constructor(),
-            "device": self.trial.device.name,
-            "requested_device": self.requested_device,
-            "device_note": self.trial.device.note,
-            "dtype": self.trial.dtype,
-            "seed": self.trial.seed,
-            "input_shape": list(run.input_shape),
-            "output_shape": list(run.output_shape),
-            "seconds": run.seconds,
-            "statistics": json_numbers(run.statistics),
-            "checks": [check.to_dict() for check in self.checks],
-            "proved": list(self.proved),
-            "assumed": list(self.assumed),
-            "record": self.record,
-        }
 
 
 def verify(
@@ -178,7 +85,7 @@ def verify(
         proof_check = check_proof(proven, checkpoint, Path(path)) if proven else None
     checks = [check_layout(plan), strict, *examination.checks, pairs, check_head_layout(plan.config, compared)]
     checks += [check for check in (compared, proof_check) if check is not None]
-    result = _result(plan, trial, device, examination, checks)
+    result = conclude(plan, trial, device, examination, checks)
     if record is not None and examination.recording is not None:
         source = f"ckptfix {ckptfix.__version__}, {Path(path).name}, seed {seed}"
         write_record(Path(record), replace(examination.recording, source=source), force=force)
@@ -224,19 +131,14 @@ def _examine(
     report("reading")
     wanted = (tensor for tensor in tensors if tensor.name.startswith(PROJECTION))
     projection = {tensor.name: StoredTensor.read(tensor) for tensor in wanted}
-    try:
-        with exact_arithmetic(trial.device):
-            examination = examine(projection, plan.config, trial, report)
-            if recording is None:
-                return examination, None
-            if size_disputes(plan.config, recording):
-                return examination, _disputed(disputes, None)
-            report("recorded run")
-            compared = check_against(projection, plan.config, trial, recording)
-    except torch.cuda.OutOfMemoryError as error:
-        raise UnavailableError(
-            f"the memory of {trial.device.name} is full", hint="use --device cpu, or free it", code="memory"
-        ) from error
+    with exact_arithmetic(trial.device):
+        examination = examine(projection, plan.config, trial, report)
+        if recording is None:
+            return examination, None
+        if size_disputes(plan.config, recording):
+            return examination, _disputed(disputes, None)
+        report("recorded run")
+        compared = check_against(projection, plan.config, trial, recording)
     return examination, _disputed(disputes, compared) if disputes else compared
 
 
@@ -255,60 +157,6 @@ def _disputed(disputes: list[str], compared: Check | None) -> Check:
     if compared is None:
         return Check("against", "fail", message)
     return replace(compared, status="fail", message=f"{message}. The run {compared.message}")
-
-
-def _result(
-    plan: Plan, trial: Trial, requested: str, examination: Examination, checks: Sequence[Check]
-) -> Verification:
-    return Verification(
-        source=plan.manifest.source,
-        container=plan.manifest.container,
-        size=plan.manifest.size,
-        layout=plan.choice.name,
-        config=plan.config,
-        requested_device=requested,
-        trial=trial,
-        checks=tuple(checks),
-        examination=examination,
-        assumed=_assumed(plan, checks),
-        needs_conversion=plan.needs_conversion,
-        hint=_hint(plan, checks),
-    )
-
-
-def _assumed(plan: Plan, checks: Sequence[Check]) -> tuple[str, ...]:
-    status = {check.name: check.status for check in checks}
-    assumed = list(plan.assumptions) if status["head-layout"] == "assumed" else []
-    if status["kv-pairs"] != "skipped":
-        assumed.append("to_k_ip and to_v_ip are not exchanged")
-    return tuple(assumed)
-
-
-def _hint(plan: Plan, checks: Sequence[Check]) -> str:
-    """What to do next; empty when there is nothing."""
-    status = {check.name: check.status for check in checks}
-    failed = [name for name, result in status.items() if result == "fail"]
-    source = shlex.quote(plan.manifest.source)
-    if plan.needs_conversion and not plan.refused:
-        failed.remove("layout")
-        if not failed:
-            return convert_command(plan)
-    if {"layout", "strict-load", "kv-pairs"} & set(failed):
-        return f"ckptfix inspect {source}"
-    if "against" in failed:
-        layout = next(check.numbers.get("agrees_with_layout") for check in checks if check.name == "against")
-        if layout:
-            return convert_command(plan, "--layout", layout)
-        return "the record is of other weights or head counts: compare with one of the model that this file should be"
-    if failed == ["proof"]:
-        return (
-            f"the file or its proof was changed since: run convert again, ckptfix inspect {source} shows what is there"
-        )
-    if failed:
-        return "the file loads and computes something else than it should: get it again from where it was published"
-    if status["head-layout"] == "assumed":
-        return f"ckptfix verify {source} --against REC.safetensors compares with a recorded run and shows the rest"
-    return ""
 
 
 def _trial(device: str, dtype: str, seed: int, tokens: int, batch: int) -> Trial:
