@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from ckptfix.catalogue import known_layouts, layout_parts
-from ckptfix.claims import GROUPS, Choice, Claims, claim_names, join_claims, strip_shells
+from ckptfix.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.errors import UsageError
 from ckptfix.folding import folded
 from ckptfix.layout import Kind, Layout
@@ -25,8 +25,10 @@ LEAST_EXPLAINED = 0.25
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """A choice worth asking: how many names it explains, and how many required names its layouts miss."""
+
     choice: Choice
-    claims: Claims
+    explained: int
     broken: int
 
 
@@ -79,20 +81,19 @@ def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Pl
     """The plan of the choice that explains most names, breaks fewest signatures and leaves least in the way."""
     names = list(manifest.tensors)
     candidates = list(_candidates(manifest, names, forced))
-    best = max(candidate.claims.explained for candidate in candidates)
-    leading = [candidate for candidate in candidates if candidate.claims.explained == best]
-    fewest = min(candidate.broken for candidate in leading)
+    best = max(candidate.explained for candidate in candidates)
+    fewest = min(candidate.broken for candidate in candidates if candidate.explained == best)
     plans = [
         build_plan(
             manifest,
             candidate.choice,
-            candidate.claims,
+            claim_names(names, candidate.choice),
             heads=sizes.heads,
             dim_head=sizes.dim_head,
             reference=sizes.reference,
         )
-        for candidate in leading
-        if candidate.broken == fewest
+        for candidate in candidates
+        if (candidate.explained, candidate.broken) == (best, fewest)
     ]
     plan = min(plans, key=lambda plan: (plan.problems, sum(name not in CANONICAL for name in _names(plan.choice))))
     rivals = {  # a file that is refused anyway needs no choice between readings
@@ -147,21 +148,26 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
     shells = _shells(known_layouts(), names)
     bare = [strip_shells(name, shells) for name in names]
-    asked: dict[tuple[str, ...], list[tuple[Layout | None, Layout | None]]] = {}
+    asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int]] = {}
     for wrapper in _wrappers(manifest, bare, forced.get("wrapper")):
         grouped = tuple(_unwrapped(bare, wrapper))
         if grouped not in asked:  # wrappers that see the same names need not ask every layout again
-            projections = _leading(grouped, "projection", forced, GROUPS[0])
-            asked[grouped] = list(product(projections, _leading(grouped, "attention", forced, GROUPS[1])))
-        for projection, attention in asked[grouped]:
+            projections, in_projection = _leading(grouped, "projection", forced, GROUPS[0])
+            attentions, in_attention = _leading(grouped, "attention", forced, GROUPS[1])
+            asked[grouped] = projections, attentions, in_projection + in_attention
+        projections, attentions, explained = asked[grouped]
+        explained += sum(wrapper.drop_index.match(name) is not None for name in bare) if wrapper.drops else 0
+        for projection, attention in product(projections, attentions):
             choice = Choice(shells, wrapper, projection, attention, forced.get("custom"))
+            if choice.custom is not None:
+                explained = claim_names(names, choice).explained
             broken = sum(
                 not _hits([template], bare if layout is wrapper else grouped)
                 for layout in (wrapper, projection, attention)
                 if layout is not None
                 for template in layout.signature.require
             )
-            yield _Candidate(choice, claim_names(names, choice), broken)
+            yield _Candidate(choice, explained, broken)
 
 
 def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
@@ -211,20 +217,25 @@ def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:
     return [match[0][0].canonical[0].fill(match[1]) if match else name for name, match in found]
 
 
-def _leading(names: Sequence[str], kind: Kind, forced: dict[Kind, Layout], group: str) -> list[Layout | None]:
-    """The layouts of this kind that explain most names of the group; one that a signature forbids is not asked."""
-    if kind in forced:
-        return [forced[kind]]
+def _leading(
+    names: Sequence[str], kind: Kind, forced: dict[Kind, Layout], group: str
+) -> tuple[list[Layout | None], int]:
+    """The layouts of this kind that explain most names of the group, and how many; forbidden ones are not asked."""
     members = [name for name in names if name.startswith(group)]
-    if not members:
-        return [None]
+    asked = (
+        [forced[kind]]
+        if kind in forced
+        else [
+            layout
+            for layout in known_layouts()
+            if layout.kind == kind and not layout.declared and not _hits(layout.signature.forbid, members)
+        ]
+    )
     scores = {
-        layout.name: (layout, sum(layout.index.match(name) is not None for name in members))
-        for layout in known_layouts()
-        if layout.kind == kind and not layout.declared and not _hits(layout.signature.forbid, members)
+        layout: sum(layout.index.match(name) is not None for name in members) for layout in (asked if members else ())
     }
-    best = max((score for _, score in scores.values()), default=0)
-    return [layout for layout, score in scores.values() if score == best and best] or [None]
+    best = max(scores.values(), default=0)
+    return [layout for layout, score in scores.items() if score == best and best] or [forced.get(kind)], best
 
 
 def _evidence(manifest: Manifest, plan: Plan) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,8 +60,9 @@ def read_dimensions(
     preferred = {**_symbols(fallback), "hidden": 0}
     sizes: dict[str, int] = {}
     status: dict[str, Status] = {}
+    rows = list(_rows(kept))
     for symbol in ("dim", "output_dim", "inner", "hidden", "embedding_dim", "num_queries"):
-        votes = _votes(kept, symbol, sizes)
+        votes = _votes(rows, symbol, sizes)
         if symbol == "hidden":
             preferred["hidden"] = int(fallback.ff_mult * sizes["dim"])
         if votes:
@@ -131,8 +132,11 @@ def _depth(shapes: Mapping[str, Shape]) -> int | None:
     return min(range(1, min(max(per_block), len(per_block)) + 2), key=lambda depth: (problems(depth), -depth))
 
 
-def _rows(shapes: Mapping[str, Shape]) -> Iterator[tuple[Shape, tuple[str, ...], float]]:
-    """Shape, symbols, and weight of the vote: K/V pairs only break ties among the tensors of the projection."""
+# Shape, symbols, and weight of the vote: K/V pairs only break ties among the tensors of the projection.
+Row = tuple[Shape, tuple[str, ...], float]
+
+
+def _rows(shapes: Mapping[str, Shape]) -> Iterator[Row]:
     for name, shape in shapes.items():
         block = BLOCK.fullmatch(name)
         symbols = RESAMPLER_SHAPES.get(f"image_proj.layers.{{block}}.{block[2]}" if block else name)
@@ -143,10 +147,10 @@ def _rows(shapes: Mapping[str, Shape]) -> Iterator[tuple[Shape, tuple[str, ...],
             yield shape, symbols, weight
 
 
-def _votes(shapes: Mapping[str, Shape], wanted: str, known: Mapping[str, int]) -> Mapping[int, float]:
+def _votes(rows: Iterable[Row], wanted: str, known: Mapping[str, int]) -> Mapping[int, float]:
     """Size -> votes for it, from tensors whose other axes agree with what is already known."""
     votes: dict[int, float] = {}
-    for shape, symbols, weight in _rows(shapes):
+    for shape, symbols, weight in rows:
         claims = []
         agrees = True
         for size, symbol in zip(shape, symbols, strict=True):

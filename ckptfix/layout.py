@@ -62,10 +62,11 @@ class Numbering:
     first_block: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """One mapping. `declared` layouts look like another one in every name and are used only when asked for.
+    """One mapping; equal to itself only.
 
+    `declared` layouts look like another one in every name and are used only when asked for.
     `strip_anywhere` and `strip_leading` are name components that this wrapper adds and that carry no meaning.
     """
 
@@ -82,8 +83,8 @@ class Layout:
     drops: tuple[Drop, ...] = ()
     strip_anywhere: frozenset[str] = frozenset()
     strip_leading: frozenset[str] = frozenset()
-    index: TemplateIndex[tuple[Rule, int]] = field(default_factory=TemplateIndex, compare=False, repr=False)
-    drop_index: TemplateIndex[Drop] = field(default_factory=TemplateIndex, compare=False, repr=False)
+    index: TemplateIndex[tuple[Rule, int]] = field(default_factory=TemplateIndex, repr=False)
+    drop_index: TemplateIndex[Drop] = field(default_factory=TemplateIndex, repr=False)
 
     @property
     def is_shell(self) -> bool:
