@@ -1,8 +1,8 @@
 """Which globals of a pickle mean what, by allow-lists only; nothing here is ever imported or called.
 
-Four classes: tensor builders, which the reader understands; known inert things; other classes made as instances;
-everything else that is called. Source of the names: pytorch, torch/_utils.py, torch/_tensor.py, torch/storage.py,
-torch/serialization.py.
+Four classes: tensor builders and the plain values beside them, which the reader understands; known inert things;
+other classes made as instances; everything else that is called. Source of the names: pytorch, torch/_utils.py,
+torch/_tensor.py, torch/storage.py, torch/serialization.py.
 """
 
 from __future__ import annotations
@@ -42,13 +42,26 @@ REFUSED_BUILDERS: Final[Mapping[str, str]] = {
 TENSOR_BUILDERS: Final = DENSE_BUILDERS | PARAMETER_BUILDERS | SUBCLASS_BUILDERS | REFUSED_BUILDERS.keys()
 DICTIONARIES: Final = frozenset({"collections.OrderedDict", "collections.defaultdict", "collections.Counter"})
 
-_INERT_CALLED: Final = frozenset(
+# Plain values that the pickle has no opcode for.
+_PLAIN: Final = frozenset(
     {
         "_codecs.encode",
-        "argparse.Namespace",
-        "collections.deque",
         "copyreg._reconstructor",
         "copy_reg._reconstructor",
+        "torch.Size",
+        "torch.device",
+        "torch.serialization._get_layout",
+        "torch.jit._pickle.build_boollist",
+        "torch.jit._pickle.build_doublelist",
+        "torch.jit._pickle.build_intlist",
+        "torch.jit._pickle.build_tensorlist",
+        "torch.jit._pickle.restore_type_tag",
+    }
+)
+_INERT: Final = frozenset(
+    {
+        "argparse.Namespace",
+        "collections.deque",
         "datetime.date",
         "datetime.datetime",
         "datetime.time",
@@ -70,14 +83,6 @@ _INERT_CALLED: Final = frozenset(
         "pathlib.PurePosixPath",
         "pathlib.PureWindowsPath",
         "pathlib.WindowsPath",
-        "torch.Size",
-        "torch.device",
-        "torch.serialization._get_layout",
-        "torch.jit._pickle.build_boollist",
-        "torch.jit._pickle.build_doublelist",
-        "torch.jit._pickle.build_intlist",
-        "torch.jit._pickle.build_tensorlist",
-        "torch.jit._pickle.restore_type_tag",
         "types.SimpleNamespace",
         "uuid.UUID",
     }
@@ -132,11 +137,13 @@ def classify(use: Use) -> Class:
     full = f"{module}.{name}"
     if name == COMPUTED or how == "change":
         return "unsafe"
-    if full in TENSOR_BUILDERS or full in DICTIONARIES or full in _TENSOR_CLASSES:
+    if full in TENSOR_BUILDERS or full in DICTIONARIES or full in _TENSOR_CLASSES or full in _PLAIN:
+        return "builder"
+    if module in ("builtins", "__builtin__") and name in _BUILTINS:
         return "builder"
     if how != "call" and (storage_dtype(module, name) is not None or _is_torch_constant(module, name)):
         return "builder"
-    if full in _INERT_CALLED or (module in ("builtins", "__builtin__") and name in _BUILTINS):
+    if full in _INERT:
         return "inert"
     return "unsafe" if how == "call" else "foreign"
 

@@ -6,8 +6,18 @@ import pickletools
 from typing import Any, Final
 
 from ckptfix.formats.limits import Limits, limit_error
-from ckptfix.formats.pickle_globals import CALLED_THROUGH, TENSOR_BUILDERS
-from ckptfix.formats.pickle_nodes import COMPUTED, Call, Global, PersistentId, PickledDict, PickledSet, PickleError, Use
+from ckptfix.formats.pickle_globals import CALLED_THROUGH, DICTIONARIES, TENSOR_BUILDERS
+from ckptfix.formats.pickle_nodes import (
+    COMPUTED,
+    Call,
+    Global,
+    Long,
+    PersistentId,
+    PickledDict,
+    PickledSet,
+    PickleError,
+    Use,
+)
 
 _LENGTH_BYTES: Final = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -136,7 +146,7 @@ class Machine:
         if inner and isinstance(arguments, tuple):
             for argument, inner_how in zip(arguments, inner, strict=False):
                 self.use(argument, inner_how)
-        made = _dictionary(str(callee), arguments) if isinstance(callee, Global) else None
+        made = _plain(str(callee), arguments) if isinstance(callee, Global) else None
         self.push(Call(callee, arguments, self.offset) if made is None else made)
 
     def persist(self, value: Any) -> None:
@@ -176,11 +186,27 @@ def _builds_tensor(target: Any) -> bool:
     return isinstance(target, Call) and isinstance(target.callee, Global) and str(target.callee) in TENSOR_BUILDERS
 
 
-def _dictionary(name: str, arguments: Any) -> PickledDict | None:
-    """The dictionary that calling a dictionary type makes, or None if `name` is none or the arguments are unusual."""
-    if name not in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter"):
+def _plain(name: str, arguments: Any) -> Any:
+    """What a call of a dictionary type or of the byte encoder makes, or None for any other call."""
+    if not isinstance(arguments, tuple):
         return None
-    given = arguments[name == "collections.defaultdict" :] if isinstance(arguments, tuple) else ()
+    if name == "__builtin__.bytes" and not arguments:
+        return b""
+    if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
+        # how protocols 0 to 2 write bytes
+        return _latin(arguments[0])
+    if name in DICTIONARIES:
+        return _dictionary(arguments[name == "collections.defaultdict" :])
+    return None
+
+
+def _latin(text: Any) -> bytes | Long | None:
+    if isinstance(text, Long):
+        return Long("bytes", text.size)
+    return text.encode("latin-1") if isinstance(text, str) else None
+
+
+def _dictionary(given: tuple[Any, ...]) -> PickledDict | None:
     if not given:
         return PickledDict()
     pairs = given[0]

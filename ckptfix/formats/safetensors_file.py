@@ -28,7 +28,7 @@ RECORD: Final = "data"
 _ENTRY_CAP: Final = 4096  # characters of one tensor's entry
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 # Element types that the library knows and ckptfix does not, in bits.
-_OTHER_DTYPES: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C128": 128}
+_OTHER_DTYPES: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
 
 
 def read_safetensors(source: ByteSource, limits: Limits, *, partial: bool = False) -> Manifest:

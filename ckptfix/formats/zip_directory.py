@@ -229,8 +229,10 @@ def _check_local(source: ByteSource, entry: _RawEntry) -> int:
         raise bad_archive(source, f"{shown} has another name in its own header")
     if method != entry.method or flags & _ENCRYPTED:
         raise bad_archive(source, f"{shown} is packed in another way by its own header")
-    told = (crc, stored, size)
-    same = all(here in (there, _FULL32) for here, there in zip(told[1:], (entry.stored_size, entry.size), strict=True))
-    if not (same and crc == entry.crc) and not (flags & HAS_DESCRIPTOR and told == (0, 0, 0)):
+    if _FULL32 in (stored, size):
+        extra = read_at(source, entry.header + length, min(extra_len, source.size - entry.header - length))
+        size, stored, _ = _widen(extra, size, stored, 0, source)
+    told, true = (crc, stored, size), (entry.crc, entry.stored_size, entry.size)
+    if told != true and not (flags & HAS_DESCRIPTOR and told == (0, 0, 0)):
         raise bad_archive(source, f"{shown} has another size or checksum in its own header")
     return entry.header + length + int(extra_len)
