@@ -100,7 +100,8 @@ def exact_arithmetic(device: Device) -> Iterator[None]:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.autocast(device.name, enabled=False))
+        for kind in {device.name, "cpu"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
