@@ -169,13 +169,13 @@ def _trial(device: str, dtype: str, seed: int, tokens: int, batch: int) -> Trial
 
 
 def _reporter(progress: Progress | None, stages: int) -> Callable[[str], None]:
-    """Turns the beginning of each stage into `progress(stage, done, total)`."""
+    """Turns the beginning of each stage into `progress(stage, done, total)`; a failure may add some at the end."""
     done = 0
 
     def report(stage: str) -> None:
         nonlocal done
         if progress:
-            progress(stage, done, stages)
+            progress(stage, min(done, stages), stages)
         done += 1
 
     return report
