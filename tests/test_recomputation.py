@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptfix.recomputation import Array, recompute
+from ckptfix.decoding import Array
+from ckptfix.recomputation import recompute
 from ckptfix.reference import AdapterConfig
 from tests.golden import GOLDEN, golden
 
