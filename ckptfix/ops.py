@@ -63,14 +63,14 @@ class Rename:
 
 
 def _ratio(params: Params, count: int) -> list[int]:
-    return list(params.get("sizes") or [1] * count)
+    return list(params.get("sizes", [1] * count))
 
 
 def _ratio_problem(params: Params, count: int) -> str | None:
     if params.get("dim", 0) != 0:
         return "works on dim = 0 only"
-    sizes = _ratio(params, count)
-    if len(sizes) != count or not all(type(size) is int and size > 0 for size in sizes):
+    sizes = params.get("sizes", [1] * count)
+    if not isinstance(sizes, list) or len(sizes) != count or not all(type(size) is int and size > 0 for size in sizes):
         return f"needs `sizes` of {count} positive whole numbers, one per tensor"
     return None
 
@@ -118,7 +118,7 @@ class Split:
         return _ratio_problem(params, outputs)
 
     def _cut(self, shape: Shape, params: Params) -> list[tuple[int, int]]:
-        sizes = params.get("sizes") or [1, 1]
+        sizes = params.get("sizes", [1, 1])
         if not shape or shape[0] % sum(sizes):
             raise ShapeMismatchError(f"a number of rows that {sum(sizes)} divides", show(shape))
         unit = shape[0] // sum(sizes)
@@ -171,12 +171,12 @@ class Rearrange:
     def problem(self, inputs: int, outputs: int, params: Params) -> str | None:
         if inputs != 1 or outputs != 1:
             return "takes one foreign and one canonical name"
-        if params.get("dim", 0) not in (0, 1):
+        if type(params.get("dim", 0)) is not int or params.get("dim", 0) not in (0, 1):
             return "works on dim = 0 or 1"
         before, after = params.get("from"), params.get("to")
         if not isinstance(before, list) or not isinstance(after, list) or not before:
             return "needs `from` and `to`, two lists of the same factors"
-        if not all(factor in ("heads", "dim_head") or str(factor).isdigit() for factor in before):
+        if not all(factor in ("heads", "dim_head") or str(factor).isdecimal() for factor in before):
             return "knows the factors `heads`, `dim_head` and whole numbers"
         if sorted(map(str, before)) != sorted(map(str, after)) or len(set(map(str, before))) != len(before):
             return "needs the same factors, each once, in `from` and `to`"
@@ -189,8 +189,9 @@ class Rearrange:
 
     def views(self, inputs: Sequence[View], params: Params, sizes: Mapping[str, int]) -> list[View]:
         view, axis = inputs[0], params.get("dim", 0)
+        self.shapes([view.shape], params)
         factors = [str(factor) for factor in params["from"]]
-        grid = [int(factor) if factor.isdigit() else sizes[factor] for factor in factors]
+        grid = [int(factor) if factor.isdecimal() else sizes[factor] for factor in factors]
         if math.prod(grid) != view.shape[axis]:
             named = " x ".join(f"{factor} ({size})" for factor, size in zip(factors, grid, strict=True))
             raise ShapeMismatchError(f"axis {axis} = {named} = {math.prod(grid)}", show(view.shape))
@@ -228,13 +229,13 @@ def _rearrange_columns(view: View, grid: list[int], order: list[int]) -> View:
 
 
 class Unsqueeze:
-    """A leading axis of size one: [n, d] becomes [1, n, d]."""
+    """A leading axis of size one: [n, d] becomes [1, n, d]; `ndim` counts the axes of the smaller one."""
 
     name = "unsqueeze"
     keys = frozenset({"ndim"})
 
     def problem(self, inputs: int, outputs: int, params: Params) -> str | None:
-        return None if inputs == outputs == 1 else "takes one foreign and one canonical name"
+        return _batch_axis_problem(inputs, outputs, params)
 
     def shapes(self, inputs: Sequence[Shape], params: Params) -> list[Shape]:
         if "ndim" in params and len(inputs[0]) != params["ndim"]:
@@ -251,15 +252,17 @@ class Unsqueeze:
 
 
 class Squeeze:
-    """Drops a leading axis of size one: [1, n, d] becomes [n, d]."""
+    """Drops a leading axis of size one: [1, n, d] becomes [n, d]; `ndim` counts the axes of the smaller one."""
 
     name = "squeeze"
     keys = frozenset({"ndim"})
 
     def problem(self, inputs: int, outputs: int, params: Params) -> str | None:
-        return None if inputs == outputs == 1 else "takes one foreign and one canonical name"
+        return _batch_axis_problem(inputs, outputs, params)
 
     def shapes(self, inputs: Sequence[Shape], params: Params) -> list[Shape]:
+        if "ndim" in params and len(inputs[0]) != params["ndim"] + 1:
+            raise ShapeMismatchError(f"{params['ndim'] + 1} axes", show(inputs[0]))
         if not inputs[0] or inputs[0][0] != 1:
             raise ShapeMismatchError("a leading axis of size 1", show(inputs[0]))
         return [inputs[0][1:]]
@@ -271,6 +274,12 @@ class Squeeze:
 
     def inverse(self, inputs: int, outputs: int, params: Params) -> tuple[str, dict[str, Any]]:
         return "unsqueeze", dict(params)
+
+
+def _batch_axis_problem(inputs: int, outputs: int, params: Params) -> str | None:
+    if inputs != 1 or outputs != 1:
+        return "takes one foreign and one canonical name"
+    return None if type(params.get("ndim", 0)) is int else "needs `ndim` as a whole number"
 
 
 def _only_part(view: View) -> Part:
