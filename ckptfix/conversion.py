@@ -15,9 +15,9 @@ from ckptfix.catalogue import NAMED, layout_parts
 from ckptfix.claims import Choice
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
-from ckptfix.diagnosis import plan_findings
-from ckptfix.errors import ExitCode, RefusedError, UnsafeError, UsageError
-from ckptfix.findings import UNSAFE_CODES, Finding
+from ckptfix.diagnosis import plan_findings, refuse_unsafe
+from ckptfix.errors import ExitCode, RefusedError, UsageError
+from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target, write_text
@@ -124,7 +124,7 @@ def convert(
     with ExitStack() as opened:
         checkpoint = join([opened.enter_context(open_checkpoint(source, partial=partial)) for source in sources])
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
-        _refuse_unsafe(plan)
+        refuse_unsafe(checkpoint.manifest)
         result = _draft(plan, wanted, sources, out, dry_run)
         if result.refused or dry_run:
             return result
@@ -187,12 +187,6 @@ def _check_suffix(out: Path, wrapper: Layout) -> None:
             f"the canonical layout is a safetensors file, and {out.name} is named as a pickle",
             hint=f"use --out {out.with_suffix('.safetensors')}, or --to instantid for the nested .bin",
         )
-
-
-def _refuse_unsafe(plan: Plan) -> None:
-    for finding in plan.manifest.findings:
-        if finding.code in UNSAFE_CODES:
-            raise UnsafeError(finding.message, hint=finding.hint, code=finding.code, source=plan.manifest.source)
 
 
 def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_run: bool) -> Conversion:

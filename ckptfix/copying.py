@@ -45,9 +45,9 @@ def _cast(
     return cast_chunks(stored(), name, source, wanted, allow_overflow=allow_overflow)
 
 
-def planned_tensors(checkpoint: ByteReader, plan: Plan) -> list[OutputTensor]:
-    """The canonical tensors of a plan, to be read from the checkpoint as bytes; in the order of the module."""
-    return [tensor for step in plan.steps for tensor in step_tensors(checkpoint, step)]
+def planned_tensors(checkpoint: ByteReader, plan: Plan) -> dict[str, OutputTensor]:
+    """Every canonical tensor that the plan can make, by name, its bytes still in the checkpoint."""
+    return {tensor.name: tensor for step in plan.steps if step.views for tensor in step_tensors(checkpoint, step)}
 
 
 def write_tensors(

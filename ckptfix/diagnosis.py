@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from ckptfix.catalogue import known_layouts
 from ckptfix.claims import Choice, claim_names
-from ckptfix.errors import RefusedError
-from ckptfix.findings import Finding
+from ckptfix.errors import RefusedError, UnsafeError
+from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import fold_names, folded
+from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
 from ckptfix.views import show
 
@@ -40,6 +41,13 @@ def refusal(plan: Plan) -> RefusedError | None:
         source=plan.manifest.source,
         findings=[finding.to_dict() for finding in errors],
     )
+
+
+def refuse_unsafe(manifest: Manifest) -> None:
+    """UnsafeError for a file whose pickle asks for code to be run, though none ever is."""
+    for finding in manifest.findings:
+        if finding.code in UNSAFE_CODES:
+            raise UnsafeError(finding.message, hint=finding.hint, code=finding.code, source=manifest.source)
 
 
 def convert_command(plan: Plan, *options: str) -> str:

@@ -6,11 +6,9 @@ import os
 
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
-from ckptfix.diagnosis import refusal
-from ckptfix.errors import RefusedError, UnavailableError, UnsafeError
-from ckptfix.findings import UNSAFE_CODES
+from ckptfix.diagnosis import refusal, refuse_unsafe
+from ckptfix.errors import RefusedError, UnavailableError
 from ckptfix.formats import open_checkpoint
-from ckptfix.manifest import Manifest
 from ckptfix.requirements import missing_dependency, requirement
 from ckptfix.stored_tensor import StoredTensor
 
@@ -43,17 +41,10 @@ def load(
         refused: RefusedError | None = refusal(plan)
         if refused is not None:
             raise refused
-        for tensor in planned_tensors(checkpoint, plan):
+        for tensor in planned_tensors(checkpoint, plan).values():
             group, _, name = tensor.name.partition(".")
             groups[group][name] = to_torch(StoredTensor.read(tensor))
     return groups
-
-
-def refuse_unsafe(manifest: Manifest) -> None:
-    """UnsafeError for a file whose pickle asks for code to be run, though none ever is."""
-    for finding in manifest.findings:
-        if finding.code in UNSAFE_CODES:
-            raise UnsafeError(finding.message, hint=finding.hint, code=finding.code, source=manifest.source)
 
 
 def to_torch(stored: StoredTensor) -> torch.Tensor:

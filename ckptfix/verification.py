@@ -8,18 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import ckptfix
-from ckptfix.checks import BOUNDS, Check
+from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
 from ckptfix.devices import choose_device, exact_arithmetic
+from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import UsageError
-from ckptfix.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.output import OutputTensor
-from ckptfix.loading import refuse_unsafe
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
-from ckptfix.plan_checks import (
+from ckptfix.proving.checks import BOUNDS, Check
+from ckptfix.proving.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
+from ckptfix.proving.plan_checks import (
     PROJECTION,
     check_head_layout,
     check_layout,
@@ -28,11 +29,11 @@ from ckptfix.plan_checks import (
     head_disputes,
     size_disputes,
 )
-from ckptfix.proof_check import check_proof, read_proof
-from ckptfix.readings import agreeing_layout, planned
-from ckptfix.records import Recording, read_record, write_record
+from ckptfix.proving.proof_check import check_proof, read_proof
+from ckptfix.proving.readings import agreeing_layout
+from ckptfix.proving.records import Recording, read_record, write_record
+from ckptfix.proving.verdict import Verification, conclude
 from ckptfix.stored_tensor import StoredTensor
-from ckptfix.verdict import Verification, conclude
 
 __all__ = ["Verification", "verify"]
 
@@ -73,7 +74,7 @@ def verify(
     with open_checkpoint(path) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
-        tensors = list(planned(checkpoint, plan).values())
+        tensors = list(planned_tensors(checkpoint, plan).values())
         strict = check_strict_load(plan)
         examination, compared = _examine(plan, strict, tensors, trial, recording, disputes, report)
         if recording and compared and compared.status == "fail" and not disputes and _misses(compared):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptfix.checks import (
+from ckptfix.proving.checks import (
     BOUNDS,
     Check,
     check_not_constant,

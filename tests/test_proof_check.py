@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ckptfix.checks import Check
+from ckptfix.proving.checks import Check
 from ckptfix.conversion import convert
 from ckptfix.errors import UnreadableError, UsageError
 from ckptfix.formats import open_checkpoint
-from ckptfix.proof_check import check_proof, read_proof
+from ckptfix.proving.proof_check import check_proof, read_proof
 from ckptfix.verification import verify
 from tests.adapters import adapter
 

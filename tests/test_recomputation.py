@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptfix.decoding import Array
-from ckptfix.recomputation import recompute
+from ckptfix.proving.recomputation import recompute
 from ckptfix.reference import AdapterConfig
 from tests.golden import GOLDEN, golden
 

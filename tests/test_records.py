@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ckptfix.errors import ExitCode, UnreadableError, UsageError
-from ckptfix.records import Recording, read_record, write_record
+from ckptfix.proving.records import Recording, read_record, write_record
 from tests.golden import GOLDEN, golden
 
 RUN = golden("seed-document-heads")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptfix.devices import Device, exact_arithmetic
-from ckptfix.trial import Participation, forward, noise, participation
+from ckptfix.proving.trial import Participation, forward, noise, participation
 from tests.golden import golden
 
 RUN = golden("seed-document-heads")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from ckptfix.checks import Check
 from ckptfix.errors import ExitCode, RefusedError, UnavailableError, UnsafeError, UsageError
+from ckptfix.proving.checks import Check
 from ckptfix.verification import Verification, verify
 from tests.adapters import SILENT, Arrays, adapter, dim_major, interleaved, one_made_up, projection, v_first, write
 from tests.golden import GOLDEN, Golden, golden

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ckptfix.checks import (
+from ckptfix.decoding import Array
+from ckptfix.devices import Device
+from ckptfix.folding import folded
+from ckptfix.loading import to_torch
+from ckptfix.proving.checks import (
     BOUNDS,
     FLOAT64_BOUND,
     Check,
@@ -18,17 +22,13 @@ from ckptfix.checks import (
     check_weights,
     compare,
 )
-from ckptfix.decoding import Array
-from ckptfix.devices import Device
-from ckptfix.folding import folded
-from ckptfix.loading import to_torch
-from ckptfix.plan_checks import PROJECTION
-from ckptfix.recomputation import recompute
-from ckptfix.records import Recording
+from ckptfix.proving.plan_checks import PROJECTION
+from ckptfix.proving.recomputation import recompute
+from ckptfix.proving.records import Recording
+from ckptfix.proving.trial import Participation, Tensors, Tokens, forward, noise, participation
 from ckptfix.reference import AdapterConfig
 from ckptfix.stored_tensor import StoredTensor
 from ckptfix.text import plural
-from ckptfix.trial import Participation, Tensors, Tokens, forward, noise, participation
 
 NUMERIC = ("shape", "finite", "not-constant", "recomputation", "participation")
 

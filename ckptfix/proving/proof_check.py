@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptfix.checks import Check
 from ckptfix.errors import UnreadableError, UsageError
 from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
 from ckptfix.parts import join
 from ckptfix.proof import SCHEMA, file_sha256, tensor_sha256
+from ckptfix.proving.checks import Check
 from ckptfix.text import plural, printable
 from ckptfix.view_bytes import ByteReader
 

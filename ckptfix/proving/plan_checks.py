@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckptfix.checks import Check, check_kv_pairs
 from ckptfix.diagnosis import plan_findings
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import Plan
-from ckptfix.records import Recording
+from ckptfix.proving.checks import Check, check_kv_pairs
+from ckptfix.proving.records import Recording
 from ckptfix.reference import AdapterConfig
 from ckptfix.text import plural
 

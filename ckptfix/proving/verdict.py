@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfix.checks import Check, json_numbers
 from ckptfix.diagnosis import convert_command
 from ckptfix.errors import ExitCode
-from ckptfix.examination import Examination, Trial
 from ckptfix.plan import Plan
+from ckptfix.proving.checks import Check, json_numbers
+from ckptfix.proving.examination import Examination, Trial
 from ckptfix.reference import AdapterConfig
 
 # What a check proves once it passes, in the words of a summary.

@@ -6,24 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ckptfix.catalogue import known_layouts
-from ckptfix.checks import BOUNDS, compare
+from ckptfix.copying import planned_tensors
 from ckptfix.decoding import Array
 from ckptfix.detection import plan_for
 from ckptfix.formats.output import OutputTensor
 from ckptfix.plan import Plan
-from ckptfix.plan_checks import PROJECTION, check_strict_load
-from ckptfix.recomputation import recompute
-from ckptfix.records import Recording
+from ckptfix.proving.checks import BOUNDS, compare
+from ckptfix.proving.plan_checks import PROJECTION, check_strict_load
+from ckptfix.proving.recomputation import recompute
+from ckptfix.proving.records import Recording
 from ckptfix.stored_tensor import StoredTensor
-from ckptfix.view_bytes import ByteReader, view_chunks
-
-
-def planned(checkpoint: ByteReader, plan: Plan) -> dict[str, OutputTensor]:
-    """By canonical name, all that the plan can make, whole or not: what is missing is a finding, not a refusal."""
-    return {
-        name: OutputTensor(name, view.shape, view.dtype, partial(view_chunks, checkpoint, view))
-        for name, view in plan.outputs.items()
-    }
+from ckptfix.view_bytes import ByteReader
 
 
 def agreeing_layout(
@@ -46,7 +39,7 @@ def agreeing_layout(
         other = plan_for(plan.manifest, layout=order, heads=config.heads, dim_head=config.dim_head)
         if check_strict_load(other).status != "pass":
             continue
-        output = recompute(partial(_weight, planned(checkpoint, other)), config, recording.input[:1])
+        output = recompute(partial(_weight, planned_tensors(checkpoint, other)), config, recording.input[:1])
         if compare(output, reference[:1])["relative_error"] < BOUNDS["float32"]:
             return order
     return None

@@ -1,0 +1,1 @@
+"""What verify does, piece by piece: run the projection, judge each claim, compare with a record or a proof."""
