@@ -115,7 +115,8 @@ def read_at(source: ByteSource, offset: int, size: int) -> bytes:
 
 def read_some(source: ByteSource, offset: int, size: int) -> bytes:
     """Up to `size` bytes from `offset` on: fewer where the source ends before."""
-    return read_at(source, offset, max(0, min(size, source.size - offset)))
+    there = min(size, source.size - offset)
+    return read_at(source, offset, there) if there > 0 else b""
 
 
 def chunks_of(source: ByteSource, offset: int, size: int, chunk: int = CHUNK) -> Iterator[memoryview]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ckptfix.errors import CkptfixError, DamagedError
+from ckptfix.errors import CkptfixError, DamagedError, UnreadableError
 from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import ByteSource, chunks_of, open_local, read_at, spool
 from ckptfix.formats.inflation import inflate
@@ -52,6 +52,8 @@ def open_source(
                 findings.append(finding)
                 if len(findings) > _WRAPPINGS:
                     raise limit_error("wrappings", f"is wrapped over {_WRAPPINGS} times")
+        except DamagedError as error:  # damage that hides the index, not only a tensor
+            raise UnreadableError(error.message, hint=error.hint, code=error.code, source=name) from error
         except CkptfixError as error:
             error.source = name
             raise

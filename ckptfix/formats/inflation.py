@@ -38,7 +38,7 @@ def inflate(
     while True:
         if not pending and not more_inside:
             if consumed == stored_size:
-                raise _broken(source, what, "ends early")
+                raise _broken(source, what, "ends early", "truncated")
             pending = read_at(source, position + consumed, min(_INPUT, stored_size - consumed))
             consumed += len(pending)
         try:
@@ -77,5 +77,6 @@ def check_inflated(produced: int, stored: int, limits: Limits, what: str) -> Non
         )
 
 
-def _broken(source: ByteSource, what: str, problem: str) -> DamagedError:
-    return DamagedError(f"{what}: the compressed data {problem}", hint="get the file again", source=source.name)
+def _broken(source: ByteSource, what: str, problem: str, code: str = "checksum") -> DamagedError:
+    message = f"{what}: the compressed data {problem}"
+    return DamagedError(message, hint="get the file again", code=code, source=source.name)

@@ -99,6 +99,7 @@ class _Walk:
         self._limits = limits
         self._storages: dict[str, int] = {}  # record name to size in bytes, as the pickle tells
         self._position = 0
+        self._reached = 0  # the end of the last whole record, or where the data of a cut one begins
         self._first: str | None = None
 
     def run(self) -> None:
@@ -122,10 +123,10 @@ class _Walk:
     def missing(self) -> str:
         """What is gone, in words, by the storages that the pickle names and the walk did not reach."""
         lost = sum(size for name, size in self._storages.items() if name not in self.records)
-        zeros = trailing_zeros(self._source, self._position)
-        gone = max(0, lost - (self._source.size - zeros - self._position))
         if not lost:
             return "the directory at its end is missing"
+        zeros = trailing_zeros(self._source, self._reached)
+        gone = max(1, lost - max(0, self._source.size - self._reached))
         if zeros >= _BLOCK:
             return f"its last {plural(zeros, 'byte')} are zero"
         return f"at least {plural(gone, 'byte')} missing at its end"
@@ -157,6 +158,7 @@ class _Walk:
         except UnicodeDecodeError:
             return None
         self._first = self._first or name
+        self._reached = start
         follows = bool(flags & HAS_DESCRIPTOR) and (crc, stored, size) == (0, 0, 0)
         return _Header(name, start, method == DEFLATED, None if follows else (stored, size, crc))
 
@@ -174,7 +176,7 @@ class _Walk:
             if described is None:
                 return None
             record, end = described
-        self._position = end
+        self._position = self._reached = end
         if self.pickled is None and header.name.endswith("data.pkl"):
             self.prefix = header.name.removesuffix("data.pkl")
             data = self._content(record, self._limits.pickle_bytes)
@@ -190,8 +192,10 @@ class _Walk:
             if end > self._source.size:
                 return None
             tail = read_some(self._source, end, _WIDE.size)
-            if tail == DESCRIPTOR_SIGNATURE[: len(tail)]:  # the cut is right here; the data is whole
-                return Record(header.name, header.start, size, size), end + len(tail)
+            if len(tail) < _NARROW.size and tail[:4] == DESCRIPTOR_SIGNATURE[: len(tail)]:
+                # the cut is right here, after the data
+                crc = int.from_bytes(tail[4:8], "little") if len(tail) >= 8 else None
+                return Record(header.name, header.start, size, size, False, crc), end + len(tail)
             for layout in (_NARROW, _WIDE):
                 if len(tail) >= layout.size and tail.startswith(DESCRIPTOR_SIGNATURE):
                     _, crc, stored, inflated = layout.unpack_from(tail)
