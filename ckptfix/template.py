@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from string import digits
 from typing import Generic, TypeVar
 
 HOLE = re.compile(r"\{(\w*)\}")
@@ -98,35 +99,59 @@ def _fits(hole: str, value: str, spans: bool) -> bool:
 
 
 def overlap(first: Template, second: Template) -> bool:
-    """Whether some name fills both templates; may say yes too often for holes inside a component, never too seldom."""
-    if not any(template.spans_components(hole) for template in (first, second) for hole in template.holes):
-        pairs = list(zip(first.components, second.components, strict=False))
-        return len(first.components) == len(second.components) and all(
-            left == right or _components_overlap(left, right) for left, right in reversed(pairs)
-        )
-    return _overlap(first, first.components, second, second.components)
+    """Whether some name fills both templates; may say yes too often, where a hole occurs twice, never too seldom."""
+    if any(template.spans_components(hole) for template in (first, second) for hole in template.holes):
+        return _share_text(first, first.text, second, second.text)
+    pairs = list(zip(first.components, second.components, strict=False))
+    return len(first.components) == len(second.components) and all(
+        left == right or ("{" in left + right and _share_text(first, left, second, right))
+        for left, right in reversed(pairs)
+    )
 
 
-def _overlap(first: Template, left: tuple[str, ...], second: Template, right: tuple[str, ...]) -> bool:
-    if not left or not right:
-        return not left and not right
-    for template, here, other, there in ((first, left, second, right), (second, right, first, left)):
-        hole = HOLE.fullmatch(here[0])
-        if hole and template.spans_components(hole[1]):
-            return any(_overlap(template, here[1:], other, there[count:]) for count in range(1, len(there) + 1))
-    return _components_overlap(left[0], right[0]) and _overlap(first, left[1:], second, right[1:])
+# What one character of a name may be: itself, or any of a class; and whether it may be absent or repeated.
+_DIGIT, _ANY = "digit", "any"
+_Atoms = list[tuple[str, bool]]
 
 
-def _components_overlap(left: str, right: str) -> bool:
-    holes = HOLE.search(left), HOLE.search(right)
-    if holes == (None, None):
-        return left == right
-    if None not in holes:
-        names = {hole[1] for hole in holes if hole}
-        return len(names) == 1 or "param" not in names
-    if holes[0] is None:
-        return _components_overlap(right, left)
-    pattern, hole, literal = left, holes[0], right
-    before, after = pattern[: hole.start()], pattern[hole.end() :]
-    middle = literal[len(before) : len(literal) - len(after)]
-    return literal.startswith(before) and literal.endswith(after) and bool(middle) and _fits(hole[1], middle, False)
+def _share_text(first: Template, left: str, second: Template, right: str) -> bool:
+    return any(_atoms_meet(one, other) for one in _spellings(first, left) for other in _spellings(second, right))
+
+
+def _spellings(template: Template, text: str) -> list[_Atoms]:
+    """`text` of a template as characters; several where {param} stands for several words."""
+    spellings: list[_Atoms] = [[]]
+    for position, piece in enumerate(HOLE.split(text)):
+        words: tuple[_Atoms, ...] = ([(char, False) for char in piece],)
+        if position % 2:
+            kind = _ANY if template.spans_components(piece) else _DIGIT
+            words = ([(kind, False), (kind, True)],)
+            if piece == "param":
+                words = tuple([(char, False) for char in word] for word in PARAMS)
+        spellings = [before + word for before in spellings for word in words]
+    return spellings
+
+
+def _atoms_meet(left: _Atoms, right: _Atoms) -> bool:
+    """Walks both patterns at once, over every pair of places that one text could bring them to."""
+    waiting, seen = [(0, 0)], {(0, 0)}
+    while waiting:
+        i, j = waiting.pop()
+        if i == len(left) and j == len(right):
+            return True
+        following = []
+        if i < len(left) and left[i][1]:
+            following.append((i + 1, j))
+        if j < len(right) and right[j][1]:
+            following.append((i, j + 1))
+        if i < len(left) and j < len(right) and _chars_meet(left[i][0], right[j][0]):
+            following.append((i + (not left[i][1]), j + (not right[j][1])))
+        waiting.extend(place for place in following if place not in seen)
+        seen.update(following)
+    return False
+
+
+def _chars_meet(left: str, right: str) -> bool:
+    if left == right or _ANY in (left, right):
+        return True
+    return (left == _DIGIT and right in digits) or (right == _DIGIT and left in digits)
