@@ -395,7 +395,7 @@ def test_archives_that_readers_read_differently_are_refused(tmp_path: Path, kind
         (10, b"\x0c", "archive/data.pkl is packed by method 12, neither stored nor deflate"),
         (20, b"\x01\0\0\0", "archive/data.pkl has contradicting sizes"),
         (46, b"\0", "a record has the name '\\x00rchive/data.pkl'"),
-        (46, b"\xff", "a record's name is no UTF-8"),
+        (46, b"\\", "a record has the name '\\rchive/data.pkl'"),
         (42, b"\xff\xff\xff\xff", "a 64-bit size is missing"),
         (0, b"XX", "its directory is damaged"),
     ],
@@ -406,6 +406,18 @@ def test_strange_directory_entries_are_refused(tmp_path: Path, offset: int, valu
     data[entry + offset : entry + offset + len(value)] = value
     error = refusal_of(write(tmp_path / "a.bin", bytes(data)))
     assert error.message == f"the zip archive cannot be trusted: {problem}"
+
+
+def test_names_follow_the_flag_for_utf_8(tmp_path: Path) -> None:
+    data = files.healthy_zip()
+    named = data.replace(b"archive/version", b"archive/v\xe9rsion"[:15])
+    manifest = manifest_of(write(tmp_path / "a.bin", named))
+    assert "archive/vΘrsio" in "".join(manifest.records)
+    flagged = bytearray(named)
+    entry = named.index(b"archive/v\xe9", directory_of(named)) - 46
+    flagged[entry + 9] |= 0x08
+    error = refusal_of(write(tmp_path / "b.bin", bytes(flagged)))
+    assert error.message == "the zip archive cannot be trusted: a record's name is no UTF-8"
 
 
 def test_bytes_after_the_end_record_make_it_a_cut_archive(tmp_path: Path) -> None:

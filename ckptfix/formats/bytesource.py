@@ -17,6 +17,10 @@ from ckptfix.text import printable, some
 
 CHUNK = 4 << 20
 SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".safetensors"})
+# Without O_NONBLOCK a named pipe would wait for a writer for ever; not every system has each flag.
+_FLAGS = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+    _FLAGS |= getattr(os, _flag, 0)
 
 
 class ByteSource(Protocol):
@@ -46,7 +50,7 @@ class LocalFile:
         done = 0
         while done < len(target):
             try:
-                count = os.preadv(self._descriptor, [target[done:]], offset + done)
+                count = _read_into(self._descriptor, target[done:], offset + done)
             except OSError as error:
                 raise DamagedError(
                     f"reading at byte {offset + done:,} failed: {error.strerror}",
@@ -65,6 +69,8 @@ class LocalFile:
 
     def next_data(self, offset: int) -> int:
         """The first position from `offset` on that is not in a hole of a sparse file; the size where none is."""
+        if not hasattr(os, "SEEK_DATA"):
+            return offset
         try:
             return os.lseek(self._descriptor, offset, os.SEEK_DATA)
         except OSError as error:
@@ -74,6 +80,16 @@ class LocalFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _read_into(descriptor: int, target: memoryview, offset: int) -> int:
+    """Read at an offset; systems without preadv move the file's position instead."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [target], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    data = os.read(descriptor, len(target))
+    target[: len(data)] = data
+    return len(data)
 
 
 class Window:
@@ -155,8 +171,7 @@ def open_local(path: str | os.PathLike[str]) -> LocalFile:
     """
     shown = printable(os.fspath(path), 1000)
     try:
-        # Without O_NONBLOCK a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = os.open(path, _FLAGS)
     except PermissionError as error:
         raise UnreadableError(
             "permission denied", hint=f"ask for read permission: ls -l {shown}", code="permission", source=shown

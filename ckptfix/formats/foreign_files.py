@@ -15,6 +15,7 @@ from ckptfix.formats.torch_findings import refuse_if_unsafe
 from ckptfix.formats.triage import HEADER_CAP
 from ckptfix.text import plural, printable
 
+_HEAD: Final = 64 << 10
 _BLOCK: Final = 512
 _ZERO_SCAN: Final = 512 << 20
 _STEP: Final = 1 << 20
@@ -25,11 +26,9 @@ _DOWNLOAD: Final = (
 )
 
 
-def refusal(source: ByteSource, head: bytes, limits: Limits) -> UnreadableError:
-    """The error for a file that begins with `head` (up to 64 KiB) and is no checkpoint.
-
-    Raises `UnsafeError` for a pickle that calls anything.
-    """
+def refusal(source: ByteSource, limits: Limits) -> UnreadableError:
+    """The error for a file that is no checkpoint. Raises `UnsafeError` for a pickle that calls anything."""
+    head = read_some(source, 0, _HEAD)
     for recognise in (_nothing, _lfs_pointer, _by_signature, _web_page, _json):
         found = recognise(source, head)
         if found is not None:

@@ -15,7 +15,7 @@ HEADER_CAP: Final = 100_000_000  # bytes; huggingface/safetensors, safetensors/s
 MAGIC: Final = 0x1950A86A20F9469CFC6C  # pytorch, torch/serialization.py, MAGIC_NUMBER
 _MAGIC_LINE: Final = f"L{MAGIC}L\n.".encode()  # as pickle protocol 0 and 1 write it
 _MAGIC_LONG: Final = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
-_HEAD: Final = 64 << 10
+_HEAD: Final = 64  # bytes
 
 
 def identify(source: ByteSource, limits: Limits) -> Kind:
@@ -31,7 +31,7 @@ def identify(source: ByteSource, limits: Limits) -> Kind:
         return "legacy"
     from ckptfix.formats.foreign_files import refusal  # only here: start-up time
 
-    raise refusal(source, head, limits)
+    raise refusal(source, limits)
 
 
 def _is_legacy(head: bytes) -> bool:

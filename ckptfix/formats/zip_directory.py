@@ -32,6 +32,7 @@ _LOCATOR: Final = struct.Struct("<4sLQL")
 _FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
 _ENCRYPTED: Final = 0x2041  # encrypted, strong encryption, masked headers
+_UTF8: Final = 0x800  # names are UTF-8, else in the code page of MS-DOS
 HAS_DESCRIPTOR: Final = 0x8
 
 
@@ -98,10 +99,13 @@ def bad_archive(source: ByteSource, problem: str) -> UnreadableError:
 
 def _find_directory(source: ByteSource) -> tuple[int, int, int]:
     """Number of entries, size and offset of the central directory."""
-    tail_start = max(0, source.size - _END.size - _FULL16)
-    tail = read_at(source, tail_start, source.size - tail_start)
-    found = tail.rfind(END_SIGNATURE)
-    if found < 0 or found + _END.size > len(tail):
+    for reach in (_END.size, _END.size + _FULL16):  # without a comment, then with the longest
+        tail_start = max(0, source.size - reach)
+        tail = read_at(source, tail_start, source.size - tail_start)
+        found = tail.rfind(END_SIGNATURE)
+        if 0 <= found <= len(tail) - _END.size:
+            break
+    else:
         raise NoDirectoryError
     _, disk, start_disk, here, count, size, offset, comment = _END.unpack_from(tail, found)
     if found + _END.size + comment != len(tail):
@@ -154,7 +158,7 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
     if _FULL32 in (stored, size, header):
         size, stored, header = _widen(extra, size, stored, header, source)
     try:
-        name = raw_name.decode("utf-8")
+        name = raw_name.decode("utf-8" if flags & _UTF8 or raw_name.isascii() else "cp437")
     except UnicodeDecodeError:
         raise bad_archive(source, "a record's name is no UTF-8") from None
     if not name or "\0" in name or "\\" in name:
