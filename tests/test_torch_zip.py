@@ -150,7 +150,7 @@ def test_a_whole_module_gives_its_state_dict(tmp_path: Path, zipped: bool) -> No
     finding = next(finding for finding in manifest.findings if finding.code == "foreign-object")
     assert finding.severity == "warning"
     assert finding.message == (
-        "holds objects of classes that ckptfix does not know, left unread: tests.test_torch_zip.Head, "
+        "holds objects that ckptfix does not know, left unread: tests.test_torch_zip.Head, "
         "torch.nn.modules.container.Sequential, torch.nn.modules.linear.Linear, "
         "torch.nn.modules.normalization.LayerNorm"
     )
@@ -166,6 +166,15 @@ def test_deflated_records_are_inflated_and_reported(tmp_path: Path) -> None:
     assert codes(manifest) == {"compressed": "warning", "views": "note"}
     record = manifest.records[manifest.tensors["b"].span.record]
     assert record.deflated and record.size == 12_000 and record.stored_size < 100
+
+
+def test_deflated_code_beside_the_tensors_is_no_finding(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+        torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), tmp_path / "a.pt")
+    manifest = assert_same(tmp_path / "a.pt", dict(module.state_dict()))
+    assert codes(manifest) == {"foreign-object": "warning"}
 
 
 def test_a_deflated_record_is_inflated_once_for_many_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

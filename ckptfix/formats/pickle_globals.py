@@ -89,7 +89,7 @@ _INERT: Final = frozenset(
 )
 _BUILTINS: Final = frozenset(
     {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set"}
-    | {"slice", "str", "tuple"}
+    | {"long", "slice", "str", "tuple", "unicode", "xrange"}
 )
 # torch names that only stand as arguments: storages, dtypes, schemes, tensor classes.
 _TORCH_STORAGES: Final[Mapping[str, str]] = {

@@ -33,7 +33,7 @@ def use_findings(uses: Mapping[Use, int]) -> list[Finding]:
             Finding(
                 "foreign-object",
                 "warning",
-                f"holds objects of classes that ckptfix does not know, left unread: {some(foreign, 8)}",
+                f"holds objects that ckptfix does not know, left unread: {some(foreign, 8)}",
                 "the tensors are read without them; ckptfix convert writes a file that holds tensors only",
             )
         )
@@ -89,7 +89,8 @@ def _names(uses: Iterable[Use]) -> list[str]:
 def archive_findings(records: Mapping[str, Record], prefix: str, *, checksums: bool) -> list[Finding]:
     """Notes and warnings on the archive itself."""
     findings = []
-    deflated = [name for name, record in records.items() if record.deflated]
+    wanted = (prefix + "data/", prefix + "data.pkl")  # TorchScript deflates its code, which is nothing to us
+    deflated = [name for name, record in records.items() if record.deflated and name.startswith(wanted)]
     if deflated:
         findings.append(
             Finding(
