@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ckptfix.dimensions import Dimensions, read_dimensions
 from ckptfix.errors import RefusedError, UsageError
 from ckptfix.folding import folded
+from ckptfix.generation.fit import check_fit
 from ckptfix.generation.libraries import quiet_libraries
 from ckptfix.loading import load
-from ckptfix.reference import PRODUCTS, UNETS, resampler_tensors
+from ckptfix.reference import resampler_tensors
 from ckptfix.resampler import load_resampler
 
 Adapter: TypeAlias = str | os.PathLike[str] | Mapping[str, Mapping[str, Tensor]]
@@ -50,7 +51,7 @@ def attach(
     """
     tensors = adapter if isinstance(adapter, Mapping) else load(adapter, heads=heads, dim_head=dim_head)
     dimensions = _checked(tensors, heads, dim_head)
-    _check_fit(dimensions, pipe.unet)
+    check_fit(dimensions, _wanted_pairs(pipe.unet))
     parameter = next(pipe.unet.parameters())
     place = {"device": parameter.device, "dtype": parameter.dtype}
     with quiet_libraries():
@@ -120,7 +121,9 @@ class Attachment:
 def face_tokens(controlnet: nn.Module, tokens: Tensor) -> Iterator[None]:
     """Within the context the ControlNet sees these tokens, (2 or 1, Q, O), where it would see the text."""
 
-    def swap(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def swap(
+        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         text = named["encoder_hidden_states"]
         rows = tokens[-1:] if named.get("guess_mode") else tokens  # guess mode runs the conditional half alone
         faces = rows.repeat_interleave(len(text) // len(rows), dim=0)
@@ -144,9 +147,7 @@ def _face_row(embedding: Any, width: int) -> Tensor:
         )
     face = face.reshape(1, width)
     if not bool(face.isfinite().all()):
-        raise UsageError(
-            "the embedding holds numbers that are not finite", hint="compute it again", code="embedding"
-        )
+        raise UsageError("the embedding holds numbers that are not finite", hint="compute it again", code="embedding")
     if abs(float(face.norm()) - 1) < 0.01:
         warnings.warn(
             "the embedding has length 1, so it was normalised: InstantID takes the raw one (length about 15 to 30), "
@@ -201,37 +202,12 @@ def _checked(tensors: Mapping[str, Mapping[str, Tensor]], heads: int | None, dim
     return dimensions
 
 
-def _check_fit(dimensions: Dimensions, unet: Any) -> None:
-    """RefusedError unless every K/V pair has its cross-attention in this UNet, and the other way round."""
+def _wanted_pairs(unet: Any) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of the K/V pairs, asked of the UNet's own cross-attentions."""
     wanted = {}
     cross = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     for rank, name in enumerate(cross):
         width = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
         for part in "kv":
-            wanted[f"ip_adapter.{2 * rank + 1}.to_{part}_ip.weight"] = (width, unet.config.cross_attention_dim)
-    found = dimensions.attention_shapes()
-    if found == wanted:
-        return
-    raise mismatch(dimensions, len(cross), int(unet.config.cross_attention_dim), [shape[0] for shape in wanted.values()])
-
-
-def mismatch(dimensions: Dimensions, sites: int, context: int, widths: list[int]) -> RefusedError:
-    """The error for an adapter that was made for another UNet than this."""
-    config = dimensions.config
-    shapes = dimensions.attention_shapes()
-    made_for = UNETS[config.unet].title if config.unet else "no UNet known here"
-    own = sorted({shape[0] for shape in shapes.values()})
-    return RefusedError(
-        f"the adapter does not fit this UNet: it has {len(shapes) // 2} K/V pairs of width "
-        f"{', '.join(map(str, own))} for {config.output_dim} numbers per token ({made_for}), the UNet "
-        f"{sites} cross-attentions of width {', '.join(map(str, sorted(set(widths))))} for {context}",
-        hint=_base_hint(context, config.output_dim),
-        code="other-base",
-    )
-
-
-def _base_hint(context: int, output_dim: int) -> str:
-    titles = {unet.cross_attention_dim: unet.title for unet in UNETS.values()}
-    if output_dim in titles and context != output_dim:
-        return f"take a base of the {titles[output_dim]} family, or an adapter made for this one"
-    return f"take an adapter made for this base; known ones: {', '.join(PRODUCTS)}"
+            wanted[f"ip_adapter.{2 * rank + 1}.to_{part}_ip.weight"] = (width, int(unet.config.cross_attention_dim))
+    return wanted
