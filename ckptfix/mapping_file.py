@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,16 +19,26 @@ class _Reader:
     """Reads one mapping text and knows on which line a complaint belongs."""
 
     def __init__(self, text: str, origin: str) -> None:
-        self.text = text
+        self.lines = text.splitlines()
         self.origin = origin
+        self.section: range | None = None  # the lines of the table that is being read
         try:
             self.data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise MappingError(f"not valid TOML: {error}", hint="fix the line named above", source=origin) from error
+            line = re.search(r"at line (\d+)", str(error))
+            raise MappingError(
+                f"not valid TOML: {error}",
+                hint="fix the line named above",
+                source=origin,
+                line=int(line[1]) if line else len(self.lines),
+            ) from error
 
-    def fail(self, problem: str, needle: str = "") -> MappingError:
-        lines = self.text.splitlines()
-        line = next((number for number, line in enumerate(lines, 1) if needle and needle in line), None)
+    def fail(self, problem: str, needle: str) -> MappingError:
+        """The error for the last line of the present table that holds `needle`, else for the table's header."""
+        whole = re.compile(rf"(?<![\w.{{]){re.escape(needle)}(?![\w.}}])")
+        places = range(len(self.lines)) if self.section is None else self.section
+        found = (place + 1 for place in reversed(places) if whole.search(self.lines[place]))
+        line = next(found, None if self.section is None else self.section.start + 1)
         where = f"line {line}: " if line else ""
         return MappingError(
             where + problem,
@@ -36,20 +47,32 @@ class _Reader:
             line=line,
         )
 
+    def enter(self, header: str | None, number: int = 0) -> None:
+        """Complaints from now on are about the `number`-th table with this header; None: about the whole file."""
+        starts = [place for place, line in enumerate(self.lines) if header and line.strip().startswith(header)]
+        self.section = None
+        if number < len(starts):
+            after = range(starts[number] + 1, len(self.lines))
+            end = next((place for place in after if self.lines[place].startswith("[")), len(self.lines))
+            self.section = range(starts[number], end)
+
     def table(self, key: str, allowed: set[str] | None = None) -> dict[str, Any]:
+        self.enter(f"[{key}]")
         value = self.data.get(key, {})
         if not isinstance(value, dict):
             raise self.fail(f"[{key}] must be a table", key)
         self.known(value, allowed, f"[{key}]")
         return value
 
-    def tables(self, key: str, allowed: set[str]) -> list[dict[str, Any]]:
+    def tables(self, key: str, allowed: set[str]) -> Iterator[dict[str, Any]]:
         value = self.data.get(key, [])
+        self.enter(None)
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise self.fail(f"{key} must be written as [[{key}]]", key)
-        for entry in value:
+        for number, entry in enumerate(value):
+            self.enter(f"[[{key}]]", number)
             self.known(entry, allowed, f"[[{key}]]")
-        return value
+            yield entry
 
     def known(self, table: Mapping[str, Any], allowed: set[str] | None, where: str) -> None:
         unknown = [key for key in table if allowed is not None and key not in allowed]
@@ -90,13 +113,15 @@ def load_layout(text: str, origin: str) -> Layout:
     head = reader.table("layout", {"name", "title", "kind", "seen", "aliases", "declared"})
     for key in ("name", "title"):
         if not isinstance(head.get(key), str) or not head[key]:
-            raise reader.fail(f"[layout] needs a {key}", "[layout]")
+            raise reader.fail(f"[layout] needs a {key}", key)
     seen = reader.strings(head, "seen", "[layout]")
     if not seen:
-        raise reader.fail(
-            "[layout] needs `seen`: where this layout was met (repository and file, or issue)", "[layout]"
-        )
+        raise reader.fail("[layout] needs `seen`: where this layout was met (repository and file, or issue)", "seen")
     kind: Kind = reader.choice(head, "kind", ("wrapper", "projection", "attention"), None) or "custom"
+    aliases = reader.strings(head, "aliases", "[layout]")
+    declared = head.get("declared", False)
+    if not isinstance(declared, bool):
+        raise reader.fail("declared must be true or false", "declared")
     numbering = _numbering(reader)
     rules = tuple(_rules(reader, kind, numbering))
     drops = tuple(_drops(reader))
@@ -108,8 +133,8 @@ def load_layout(text: str, origin: str) -> Layout:
         kind=kind,
         seen=seen,
         origin=origin,
-        aliases=reader.strings(head, "aliases", "[layout]"),
-        declared=bool(head.get("declared", False)),
+        aliases=aliases,
+        declared=declared,
         signature=_signature(reader, numbering),
         numbering=numbering,
         rules=rules,
@@ -118,6 +143,7 @@ def load_layout(text: str, origin: str) -> Layout:
         strip_leading=frozenset(reader.strings(strip, "leading", "[strip]")),
     )
     if not rules and not drops and not layout.is_shell:
+        reader.enter("[layout]")
         raise reader.fail("the mapping has no rule: write [rename], [[tensor]] or [[drop]]", "[layout]")
     for rule in rules:
         for position, template in enumerate(rule.foreign):
@@ -168,7 +194,8 @@ def _rules(reader: _Reader, kind: Kind, numbering: Numbering) -> Iterator[Rule]:
     ):
         op = str(entry.get("op", ""))
         if op not in OPS:
-            raise reader.fail(f"unknown op {op!r}; known: {', '.join(OPS)}", op)
+            problem = f"unknown op {op!r}" if op else "[[tensor]] needs an op"
+            raise reader.fail(f"{problem}; known: {', '.join(OPS)}", op or "[[tensor]]")
         params = {key: value for key, value in entry.items() if key not in ("op", "foreign", "canonical")}
         reader.known(params, set(OPS[op].keys), f"[[tensor]] op = {op!r}")
         foreign_names = reader.strings(entry, "foreign", "[[tensor]]")
@@ -221,6 +248,7 @@ def _drops(reader: _Reader) -> Iterator[Drop]:
 
 
 def _check_overlaps(reader: _Reader, rules: tuple[Rule, ...], drops: tuple[Drop, ...]) -> None:
+    reader.enter(None)
     foreign = [template for rule in rules for template in rule.foreign]
     canonical = [template for rule in rules if not rule.read_only for template in rule.canonical]
     for side, templates in (
