@@ -172,7 +172,8 @@ def test_deflated_code_beside_the_tensors_is_no_finding(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the end of TorchScript
-        torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), tmp_path / "a.pt")
+        traced = torch.jit.trace(module, torch.ones(1, 2))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, tmp_path / "a.pt")
     manifest = assert_same(tmp_path / "a.pt", dict(module.state_dict()))
     assert codes(manifest) == {"foreign-object": "warning"}
 

@@ -31,22 +31,22 @@ def inflate(
     Several gzip members after each other are one stream, as gzip itself reads them.
     Raises `DamagedError` where the stream is broken or ends early, `UnsafeError` where it goes over a budget.
     """
+    feed = _Feed(source, position, stored_size)
     stream = zlib.decompressobj(wbits)
-    consumed = produced = 0
+    produced = 0
     pending = b""
     more_inside = False
     while True:
         if not pending and not more_inside:
-            if consumed == stored_size:
+            pending = feed.next()
+            if not pending:
                 raise _broken(source, what, "ends early", "truncated")
-            pending = read_at(source, position + consumed, min(_INPUT, stored_size - consumed))
-            consumed += len(pending)
         try:
             part = stream.decompress(pending, _OUTPUT)
         except zlib.error as error:
             raise _broken(source, what, "is damaged") from error
         produced += len(part)
-        check_inflated(produced, consumed, limits, what)
+        check_inflated(produced, feed.consumed, limits, what)
         if size is not None and (produced > size or (stream.eof and produced < size)):
             raise _broken(source, what, f"does not unpack to the {size:,} bytes it declares")
         if part:
@@ -56,15 +56,27 @@ def inflate(
             more_inside = len(part) == _OUTPUT  # output that did not fit waits inside the stream
             continue
         pending, more_inside = stream.unused_data, False
-        if wbits != GZIP:
-            return
-        if len(pending) < 2 and consumed < stored_size:
-            rest = read_at(source, position + consumed, min(_INPUT, stored_size - consumed))
-            consumed += len(rest)
-            pending += rest
-        if not pending.startswith(b"\x1f\x8b"):
+        if len(pending) < 2:
+            pending += feed.next()
+        if wbits != GZIP or not pending.startswith(b"\x1f\x8b"):
             return
         stream = zlib.decompressobj(wbits)
+
+
+class _Feed:
+    """The stored bytes of a run, part after part; `consumed` counts what was given out."""
+
+    def __init__(self, source: ByteSource, position: int, size: int) -> None:
+        self._source = source
+        self._position = position
+        self._size = size
+        self.consumed = 0
+
+    def next(self) -> bytes:
+        """The next part, empty at the end."""
+        part = read_at(self._source, self._position + self.consumed, min(_INPUT, self._size - self.consumed))
+        self.consumed += len(part)
+        return part
 
 
 def check_inflated(produced: int, stored: int, limits: Limits, what: str) -> None:

@@ -36,26 +36,8 @@ def read_safetensors(source: ByteSource, limits: Limits, *, partial: bool = Fals
 
     Raises `UnreadableError` for a header that breaks a rule (code `truncated` for a cut file), `UnsafeError` (limit).
     """
-    header_size = int.from_bytes(read_at(source, 0, 8), "little")
-    if header_size > HEADER_CAP:
-        raise _bad(source, f"declares a header of {header_size:,} bytes, over the format's {HEADER_CAP:,}")
-    if 8 + header_size > source.size:
-        raise UnreadableError(
-            f"is cut inside its header: {plural(8 + header_size - source.size, 'byte')} of the header and all tensor "
-            "data are missing",
-            hint="get the file again; nothing can be recovered",
-            code="truncated",
-            source=source.name,
-        )
-    if header_size > limits.header_bytes:
-        raise limit_error("header_bytes", f"the header takes {header_size:,} bytes")
-    try:
-        text = read_at(source, 8, header_size).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _bad(source, f"its header is no UTF-8 at byte {8 + error.start:,}") from error
-    header = _Header(text, limits, source)
-    entries, metadata = header.parse()
-    start = 8 + header_size
+    text, start = _read_header(source, limits)
+    entries, metadata = _Header(text, limits, source).parse()
     tensors, lost, findings, end = _tensors(entries, source, source.size - start)
     if start + end != source.size:
         if start + end < source.size:
@@ -74,6 +56,27 @@ def read_safetensors(source: ByteSource, limits: Limits, *, partial: bool = Fals
         metadata=metadata,
         findings=tuple(findings),
     )
+
+
+def _read_header(source: ByteSource, limits: Limits) -> tuple[str, int]:
+    """The text of the header, and where the data begins."""
+    header_size = int.from_bytes(read_at(source, 0, 8), "little")
+    if header_size > HEADER_CAP:
+        raise _bad(source, f"declares a header of {header_size:,} bytes, over the format's {HEADER_CAP:,}")
+    if 8 + header_size > source.size:
+        raise UnreadableError(
+            f"is cut inside its header: {plural(8 + header_size - source.size, 'byte')} of the header and all tensor "
+            "data are missing",
+            hint="get the file again; nothing can be recovered",
+            code="truncated",
+            source=source.name,
+        )
+    if header_size > limits.header_bytes:
+        raise limit_error("header_bytes", f"the header takes {header_size:,} bytes")
+    try:
+        return read_at(source, 8, header_size).decode("utf-8"), 8 + header_size
+    except UnicodeDecodeError as error:
+        raise _bad(source, f"its header is no UTF-8 at byte {8 + error.start:,}") from error
 
 
 def _bad(source: ByteSource, problem: str) -> UnreadableError:

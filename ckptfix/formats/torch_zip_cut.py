@@ -125,7 +125,7 @@ class _Walk:
         lost = sum(size for name, size in self._storages.items() if name not in self.records)
         if not lost:
             return "the directory at its end is missing"
-        zeros = trailing_zeros(self._source, self._reached)
+        zeros = _trailing_zeros(self._source, self._reached)
         gone = max(1, lost - max(0, self._source.size - self._reached))
         if zeros >= _BLOCK:
             return f"its last {plural(zeros, 'byte')} are zero"
@@ -240,7 +240,7 @@ class _Walk:
                 self._storages.setdefault(f"{self.prefix}data/{storage.key}", size)
 
 
-def trailing_zeros(source: ByteSource, start: int) -> int:
+def _trailing_zeros(source: ByteSource, start: int) -> int:
     """How many bytes at the end of the source are zero, counted back to `start` at most."""
     position = source.size
     while position > start:
