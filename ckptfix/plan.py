@@ -90,7 +90,13 @@ class Plan:
     @property
     def needs_conversion(self) -> bool:
         """Whether stock loaders want other names or another row order than the file has."""
-        return bool(self.dropped) or any(layout.name not in CANONICAL for layout in self.choice.layouts)
+        foreign = any(layout.name not in CANONICAL for layout in self.choice.layouts)
+        return foreign or bool(self.dropped) or any(not step.is_copy for step in self.steps)
+
+    @property
+    def is_record(self) -> bool:
+        """A recorded run that holds its weights: a projection to be judged, not an adapter to be loaded."""
+        return self.choice.wrapper is not None and self.choice.wrapper.name == "record"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -179,7 +185,7 @@ def _dimensions(
     if reference is None:
         return read_dimensions(shapes, heads=heads, dim_head=dim_head)
     named = read_dimensions({}, heads=heads, dim_head=dim_head, assumed=reference)
-    return Dimensions(named.config, dict.fromkeys(named.status, "confirmed"), {})
+    return Dimensions(named.config, dict.fromkeys(named.status, "assumed"), {})
 
 
 def retarget(plan: Plan, target: Choice) -> list[Step]:

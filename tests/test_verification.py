@@ -530,3 +530,10 @@ def test_statistics_are_those_of_the_output(whole: Path, tmp_path: Path) -> None
     output = load_file(record)["output_fp32"]
     assert result.examination.statistics["max"] == pytest.approx(float(output.max()))
     assert result.examination.statistics["std"] == pytest.approx(float(output.astype(np.float64).std()))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_record_that_holds_its_weights_is_verified_against_itself(name: str) -> None:
+    result = run(golden(name).path, against=golden(name).path)
+    assert (result.verdict, result.exit_code) == ("PASS", ExitCode.OK)
+    assert check(result, "kv-pairs").message == "not looked at: a record has none"

@@ -25,6 +25,8 @@ def check_layout(plan: Plan) -> Check:
     errors += [finding for finding in plan_findings(plan) if finding.code in ("unknown-layout", "ambiguous")]
     if errors:
         return Check("layout", "fail", "; ".join(finding.message for finding in errors))
+    if plan.is_record:
+        return Check("layout", "pass", "a recorded run that holds its weights")
     if plan.needs_conversion:
         message = (
             f"the layout is {plan.choice.name}, which stock loaders do not read: verified as convert would write it"
@@ -65,8 +67,9 @@ def check_strict_load(plan: Plan) -> Check:
 
 def check_pairs(plan: Plan, tensors: Sequence[OutputTensor], *, resampler_only: bool) -> Check:
     """`checks.check_kv_pairs` on what the plan makes of the file; reads every K/V tensor once."""
-    if resampler_only:
-        return Check("kv-pairs", "skipped", "not looked at: --resampler-only")
+    if resampler_only or plan.is_record:
+        why = "--resampler-only" if resampler_only else "a record has none"
+        return Check("kv-pairs", "skipped", f"not looked at: {why}")
     if not plan.known:
         return Check("kv-pairs", "skipped", "no layout explains the names")
     ill_shaped = [problem for problem in plan.ill_shaped if problem.name.startswith(PAIRS)]

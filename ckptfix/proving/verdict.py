@@ -116,7 +116,7 @@ def conclude(
         checks=tuple(checks),
         examination=examination,
         assumed=_assumed(plan, checks),
-        needs_conversion=plan.needs_conversion,
+        needs_conversion=plan.needs_conversion and not plan.is_record,
         hint=_hint(plan, checks),
     )
 
@@ -134,7 +134,7 @@ def _hint(plan: Plan, checks: Sequence[Check]) -> str:
     status = {check.name: check.status for check in checks}
     failed = [name for name, result in status.items() if result == "fail"]
     source = shlex.quote(plan.manifest.source)
-    if plan.needs_conversion and not plan.refused:
+    if plan.needs_conversion and not plan.refused and not plan.is_record:
         failed.remove("layout")
         if not failed:
             return convert_command(plan)
