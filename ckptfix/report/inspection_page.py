@@ -46,7 +46,7 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
 def _verdict(result: Inspection) -> tuple[str, str]:
     """A few words, and the colour they deserve."""
     severities = Counter(finding.severity for finding in result.findings)
-    what = f"{result.family} adapter" if result.plan.known else "not a known adapter"
+    what = f"{result.family.removesuffix(' adapter')} adapter" if result.plan.known else "not a known adapter"
     if result.exit_code == ExitCode.UNSAFE:
         unsafe = next(finding for finding in result.findings if finding.code in UNSAFE_CODES)
         return f"refused for safety: {printable(unsafe.message)}", "red"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,38 +24,46 @@ def wants_bars(*, quiet: bool) -> bool:
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A callback `(stage, done, total)` for the library's long calls, or None where no bar is wanted."""
+def progress_bar(*, quiet: bool) -> Iterator[ProgressBar | None]:
+    """A callback for the library's long calls, or None where no bar is wanted."""
     if not wants_bars(quiet=quiet):
         yield None
         return
-    bar = _Bar()
+    bar = ProgressBar()
     try:
-        yield bar.update
+        yield bar
     finally:
-        bar.close()
+        bar.clear()
 
 
-class _Bar:
-    """One bar per stage; rich is imported when the first one has been waited for."""
+class ProgressBar:
+    """One line that shows the present stage; rich is imported when somebody has waited for a moment."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._progress: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._task: TaskID | None = None
+        self._stage = ""
 
-    def update(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int) -> None:
         if self._progress is None:
             if time.monotonic() - self._start < _PATIENCE:
                 return
             self._progress = _started()
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+            self._task, self._stage = self._progress.add_task(stage, total=total), stage
+        if self._task is None:
+            return
+        if stage != self._stage:
+            self._progress.reset(self._task, total=total, description=stage)
+            self._stage = stage
+        self._progress.update(self._task, completed=done, total=total)
 
-    def close(self) -> None:
+    def clear(self) -> None:
+        """Take the line away, so that something else can be written; the next call brings it back."""
         if self._progress is not None:
             self._progress.stop()
+        self._progress, self._task = None, None
+        self._start = time.monotonic()
 
 
 def _started() -> Progress:
@@ -64,7 +72,7 @@ def _started() -> Progress:
 
     console = Console(stderr=True, no_color=not wants_colour(sys.stderr), markup=False, emoji=False, highlight=False)
     columns = (
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description:<14}", markup=False),
         BarColumn(bar_width=30),
         TaskProgressColumn(markup=False),
         TimeRemainingColumn(),
