@@ -247,10 +247,10 @@ def test_an_error_of_the_source_passes_unchanged(tmp_path: Path, error: BaseExce
     assert not list(tmp_path.iterdir())
 
 
-def test_torch_may_calculate_offsets_instead_of_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_may_calculate_offsets_instead_of_reading_them(tmp_path: Path) -> None:
     tensors = every_dtype_and_shape()
     path = tmp_path / "all.bin"
     path.write_bytes(written(tensors))
-    monkeypatch.setattr(config.load, "calculate_storage_offsets", True)
-    loaded = torch.load(path, weights_only=True, mmap=True)
+    with config.patch("load.calculate_storage_offsets", True):
+        loaded = torch.load(path, weights_only=True, mmap=True)
     assert all(raw(loaded[source.name]) == whole(source) for source in tensors)
