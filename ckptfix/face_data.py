@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ckptfix.errors import OutputError, UnreadableError, UsageError
 from ckptfix.formats.atomic import replacing, write_text
 from ckptfix.small_files import read_small_file
-from ckptfix.text import plural, printable
+from ckptfix.text import printable
 
 WIDTH: Final = 512
 _POINTS: Final = 5
@@ -77,9 +77,10 @@ def read_keypoints(path: str | os.PathLike[str]) -> NDArray[np.float64]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         raise _bad_keypoints(f"is no JSON{where}", shown) from error
-    if not isinstance(value, list) or len(value) != _POINTS:
-        found = plural(len(value), "entry") if isinstance(value, list) else f"a {type(value).__name__}"
-        raise _bad_keypoints(f"must be a list of five points, found {found.replace('entrys', 'entries')}", shown)
+    if not isinstance(value, list):
+        raise _bad_keypoints(f"must be a list of five points, found {printable(json.dumps(value), 60)}", shown)
+    if len(value) != _POINTS:
+        raise _bad_keypoints(f"must be a list of five points, found a list of {len(value):,}", shown)
     for number, point in enumerate(value, 1):
         if not isinstance(point, list) or len(point) != 2 or not all(map(_is_finite_number, point)):
             raise _bad_keypoints(

@@ -20,10 +20,10 @@ def opencv() -> Any:
         import cv2
     except ModuleNotFoundError as error:
         raise missing_dependency(_HEADLESS) from error
-    except ImportError as error:  # opencv-python wants libGL, which a server or container rarely has
+    except ImportError as error:  # opencv-python wants libGL, which servers rarely have; an old build wants numpy 1
         raise UnavailableError(
             f"OpenCV is installed but cannot be loaded: {error}",
-            hint=f"use the build without windows: pip uninstall opencv-python; pip install '{requirement(_HEADLESS)}'",
+            hint=f"pip uninstall opencv-python; pip install --upgrade --force-reinstall '{requirement(_HEADLESS)}'",
             code="dependency",
             dependency=_HEADLESS,
         ) from error
@@ -43,12 +43,13 @@ def pillow() -> Any:
 def quiet_opencv() -> Iterator[Any]:
     """`cv2` with its warnings off: OpenCV 5 prints one on stderr for every network that it reads."""
     cv2 = opencv()
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved the two functions
+    before = log.getLogLevel()
+    log.setLogLevel(0)
     try:
         yield cv2
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        log.setLogLevel(before)
 
 
 class OnnxModel:

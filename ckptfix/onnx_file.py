@@ -14,6 +14,7 @@ from ckptfix.errors import UnreadableError
 from ckptfix.formats.bytesource import ByteSource, read_at, read_some
 
 _MODEL_GRAPH: Final = 7
+_MODEL_FIELDS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _GRAPH_NODE: Final = 1
 _NODE_OPERATOR: Final = 4
 _LENGTH_DELIMITED: Final = 2
@@ -32,7 +33,7 @@ def count_operators(source: ByteSource) -> Counter[str]:
         raise _unreadable(source, "is empty (0 bytes)", "truncated")
     counts: Counter[str] = Counter()
     graphs = 0
-    for number, start, end in _fields(source, 0, source.size):
+    for number, start, end in _fields(source, 0, source.size, outermost=True):
         if number != _MODEL_GRAPH:
             continue
         graphs += 1
@@ -47,7 +48,7 @@ def count_operators(source: ByteSource) -> Counter[str]:
     return counts
 
 
-def _fields(source: ByteSource, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(source: ByteSource, position: int, end: int, outermost: bool = False) -> Iterator[tuple[int, int, int]]:
     """(number, start, end) of the length-delimited fields of the message in these bytes."""
     for _ in range(_MOST_FIELDS):
         if position == end:
@@ -65,7 +66,7 @@ def _fields(source: ByteSource, position: int, end: int) -> Iterator[tuple[int, 
             raise _not_onnx(source)
         position = start + size
         if position > end:
-            if end < source.size or number == 0 or number > _MODEL_GRAPH + 20:
+            if not outermost or number not in _MODEL_FIELDS:
                 raise _not_onnx(source)
             missing = position - source.size
             raise _unreadable(

@@ -1,4 +1,4 @@
-"""Small input files, read whole: pictures, embeddings, keypoints."""
+"""Input files that are no checkpoints, mostly read whole: pictures, embeddings, keypoints, detectors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from contextlib import closing
 from typing import Final
 
 from ckptfix.errors import UnreadableError, UsageError
-from ckptfix.formats.bytesource import open_local, read_at
+from ckptfix.formats.bytesource import LocalFile, open_local, read_at
 
 _GUESS: Final = "did you mean"
 
 
-def read_small_file(path: str | os.PathLike[str], *, what: str, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` bytes; `what` says what it should be, for the hints.
-
-    UsageError for what is missing or no regular file, UnreadableError for what may not be read or is too large.
-    """
+def open_named(path: str | os.PathLike[str], what: str) -> LocalFile:
+    """`open_local` for a file that is no checkpoint; `what` says what it should be, for the hints."""
     try:
-        source = open_local(path)
+        return open_local(path)
     except UsageError as error:
         if error.code == "folder":
-            error.hint = f"name {what}, not its folder"
+            error.hint = f"name {what}, not a folder"
         elif not error.hint.startswith(_GUESS):
             error.hint = f"check the path: it must name {what}"
         raise
-    with closing(source):
+
+
+def read_small_file(path: str | os.PathLike[str], *, what: str, limit: int) -> bytes:
+    """The bytes of a file of at most `limit` bytes.
+
+    UsageError for what is missing or no regular file, UnreadableError for what may not be read or is too large.
+    """
+    with closing(open_named(path, what)) as source:
         if source.size > limit:
             raise UnreadableError(
                 f"holds {source.size:,} bytes, more than the {limit:,} that {what} may have",

@@ -13,9 +13,9 @@ import numpy as np
 from ckptfix.errors import UnavailableError, UnreadableError
 from ckptfix.face_detection import SIZES, Detection, Pixels, fit
 from ckptfix.face_libraries import quiet_opencv
-from ckptfix.formats.bytesource import open_local
 from ckptfix.onnx_file import count_operators
 from ckptfix.requirements import requirement
+from ckptfix.small_files import open_named
 from ckptfix.text import printable
 
 # opencv/opencv_zoo, models/face_detection_yunet/face_detection_yunet_2023mar_int8bq.onnx (MIT), 122,489 bytes.
@@ -34,8 +34,7 @@ class YuNet:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        source = open_local(path)
-        with closing(source):
+        with closing(open_named(path, "a YuNet model (.onnx)")) as source:
             count_operators(source)
 
     def detect(self, picture: Pixels, size: int) -> list[Detection]:
