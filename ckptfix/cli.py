@@ -19,11 +19,12 @@ COMMANDS = {
     "inspect": "Say what a checkpoint is, what is wrong with it, what to do.",
     "convert": "Rewrite a checkpoint in the canonical layout, or another.",
     "verify": "Run the image projection and prove that it computes right.",
+    "generate": "Make a picture of a face with an adapter and an SDXL base.",
     "demo": "Show the three commands at work on a file made for it.",
     "layouts": "List the known layouts, or print the rules of one.",
     "completion": "Print the completion script for a shell.",
 }
-PLANNED = ("generate", "diff", "explain", "compat", "doctor")
+PLANNED = ("diff", "explain", "compat", "doctor")
 
 
 class LazyGroup(click.Group):
@@ -146,12 +147,18 @@ def _usage_error(error: click.ClickException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "ckptfix"
     hint = f"{path} --help lists the options"
-    similar = getattr(error, "possibilities", None)
     message = error.format_message().rstrip(".")
-    if similar:
-        hint = f"did you mean {' or '.join(sorted(similar))}? {hint}"
-        message = getattr(error, "message", message).rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        message = f"there is no option {error.option_name}"
+        similar = [option for option in error.possibilities or () if _alike(error.option_name, option)]
+        if similar:
+            hint = f"did you mean {' or '.join(sorted(similar))}? {hint}"
     return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _alike(given: str, known: str) -> bool:
+    """Close enough to be offered: a beginning of it, or few letters off."""
+    return known.startswith(given) or difflib.SequenceMatcher(None, given, known).ratio() > 0.8
 
 
 def _interrupted() -> CkptfixError:

@@ -56,7 +56,7 @@ def attach(
     place = {"device": parameter.device, "dtype": parameter.dtype}
     with quiet_libraries():
         pipe.load_ip_adapter(
-            {"image_proj": _stand_in(dimensions.config.output_dim), "ip_adapter": dict(tensors["ip_adapter"])},
+            {"image_proj": stand_in(dimensions.config.output_dim), "ip_adapter": dict(tensors["ip_adapter"])},
             subfolder="",
             weight_name="",
             image_encoder_folder=None,
@@ -103,8 +103,7 @@ class Attachment:
     @torch.no_grad()
     def tokens(self, embedding: Any, *, guidance: bool) -> Tensor:
         """Face tokens (2, Q, O), the unconditional half (of a zero embedding) first; (1, Q, O) without guidance."""
-        face = _face_row(embedding, self.dimensions.config.embedding_dim)
-        rows = torch.stack((torch.zeros_like(face), face)) if guidance else face[None]
+        rows = face_rows(embedding, self.dimensions.config.embedding_dim, guidance=guidance)
         weights = next(self.resampler.parameters())
         if weights.device.type != "meta":  # there, offloading hooks move what comes in
             rows = rows.to(weights.device)
@@ -136,8 +135,8 @@ def face_tokens(controlnet: nn.Module, tokens: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _face_row(embedding: Any, width: int) -> Tensor:
-    """(1, width) in float32; warns of an embedding that was normalised."""
+def face_rows(embedding: Any, width: int, *, guidance: bool) -> Tensor:
+    """(2, 1, width), zeros before the embedding, or (1, 1, width), in float32; warns of an embedding of length 1."""
     face = torch.as_tensor(embedding).detach().float()
     if face.numel() != width:
         raise UsageError(
@@ -145,19 +144,19 @@ def _face_row(embedding: Any, width: int) -> Tensor:
             hint="InstantID's are 512: `embedding` of a face found with insightface's antelopev2",
             code="embedding",
         )
-    face = face.reshape(1, width)
     if not bool(face.isfinite().all()):
         raise UsageError("the embedding holds numbers that are not finite", hint="compute it again", code="embedding")
     if abs(float(face.norm()) - 1) < 0.01:
         warnings.warn(
             "the embedding has length 1, so it was normalised: InstantID takes the raw one (length about 15 to 30), "
             "insightface's face.embedding and not face.normed_embedding",
-            stacklevel=4,
+            stacklevel=5,
         )
-    return face
+    face = face.reshape(1, 1, width)
+    return torch.cat((torch.zeros_like(face), face)) if guidance else face
 
 
-def _stand_in(width: int) -> dict[str, Tensor]:
+def stand_in(width: int) -> dict[str, Tensor]:
     """The smallest image projection that diffusers knows, to be replaced at once: four tokens of one number."""
     return {
         "proj.weight": torch.zeros(4 * width, 1),
@@ -204,7 +203,7 @@ def _checked(tensors: Mapping[str, Mapping[str, Tensor]], heads: int | None, dim
 
 def _wanted_pairs(unet: Any) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of the K/V pairs, asked of the UNet's own cross-attentions."""
-    wanted = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     cross = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     for rank, name in enumerate(cross):
         width = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features

@@ -11,6 +11,7 @@ from ckptfix.reference import ATTENTION_NAMES, PRODUCTS, UNETS
 from ckptfix.views import Shape
 
 FACE_NUMBERS = 512  # of an antelopev2 embedding
+SDXL = Denoiser(widths=(640, 1280), context=2048)
 
 
 def pair_shapes(denoiser: Denoiser) -> dict[str, Shape]:

