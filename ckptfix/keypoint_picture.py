@@ -30,7 +30,7 @@ def draw_keypoints(size: tuple[int, int], keypoints: Any) -> Image:
     `keypoints` are (5, 2) in its pixels: left eye, right eye, nose, left and right corner of the mouth as seen.
     RefusedError if none of them lies on the picture.
     """
-    points = np.asarray(keypoints)
+    points = np.asarray(keypoints, np.float32)  # as insightface gives them: sums that round otherwise move pixels
     if not ((points >= 0) & (points < size)).all(axis=1).any():
         raise RefusedError(
             f"no keypoint lies on the picture of {size[0]:,} × {size[1]:,} pixels",

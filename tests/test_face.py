@@ -52,6 +52,20 @@ def test_keypoints_of_a_real_photograph() -> None:
     assert found.embedding is None
 
 
+def test_two_people_in_one_photograph() -> None:
+    """The photograph, and a smaller copy of it to its left."""
+    image = load_image(ASTRONAUT)
+    both = Image.new("RGB", (768, 512))
+    both.paste(image.resize((256, 256), Image.Resampling.BICUBIC), (0, 128))
+    both.paste(image, (256, 0))
+
+    large, small = find_faces(both)
+
+    assert np.abs(large.keypoints - (256, 0) - BY_EYE).max() < 8
+    assert np.abs(small.keypoints - (0, 128) - BY_EYE / 2).max() < 4
+    assert large.area > 2 * small.area
+
+
 def test_the_photograph_on_its_canvas() -> None:
     image = resize_for_canvas(load_image(ASTRONAUT))
 
