@@ -49,7 +49,8 @@ def plan_for(
     config = _reference(reference)
     forced = layout_parts(layout) if layout else {}
     if mapping is not None:
-        forced = {**forced, "custom": _user_mapping(mapping)}
+        own = _user_mapping(mapping)
+        forced = {**forced, own.kind: own}
     sizes = _Sizes(heads, dim_head, config)
     chosen = [_choose(part, forced, sizes) for part in manifest.parts or (manifest,)]
     if len(chosen) == 1:
@@ -113,7 +114,7 @@ def _names(choice: Choice) -> list[str]:
 def _joined_choice(choices: Sequence[Choice]) -> Choice:
     """Each kind from the first part that has it."""
     return Choice(
-        shells=tuple(dict.fromkeys(shell for choice in choices for shell in choice.shells)),
+        shells=tuple({shell.name: shell for choice in choices for shell in choice.shells}.values()),
         wrapper=next((choice.wrapper for choice in choices if choice.wrapper), None),
         projection=next((choice.projection for choice in choices if choice.projection), None),
         attention=next((choice.attention for choice in choices if choice.attention), None),
@@ -137,7 +138,7 @@ def _user_mapping(path: str | os.PathLike[str]) -> Layout:
         raise UsageError(
             f"cannot read the mapping: {reason}", hint="give --mapping the path of a TOML file", source=str(path)
         ) from error
-    return replace(load_layout(text, str(path)), kind="custom")
+    return load_layout(text, str(path))
 
 
 def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]]]:
@@ -146,7 +147,7 @@ def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]
 
 def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]) -> Iterable[_Candidate]:
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
-    shells = _shells(known_layouts(), names)
+    shells = _shells((*known_layouts(), *forced.values()), names)
     bare = [strip_shells(name, shells) for name in names]
     asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int]] = {}
     for wrapper in _wrappers(manifest, bare, forced.get("wrapper")):
@@ -172,7 +173,7 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
 
 def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
     """Wrappers whose container and nesting are the file's and that no name forbids."""
-    if forced is not None and not forced.is_shell:
+    if forced is not None and forced.rules:
         return [forced]
     nesting = _nesting(manifest)
     container = "safetensors" if manifest.container == "safetensors" else "torch"
@@ -194,13 +195,14 @@ def _nesting(manifest: Manifest) -> str:
 
 def _shells(layouts: Iterable[Layout], names: list[str]) -> tuple[Layout, ...]:
     """The shells whose components occur, the outermost first."""
-    depths: dict[Layout, int] = {}
+    depths: dict[str, tuple[int, Layout]] = {}
     for shell in layouts:
         added = shell.strip_anywhere | shell.strip_leading
         found = [name for name in names if added and strip_shells(name, (shell,)) != name]
         if found:
-            depths[shell] = min(place for place, part in enumerate(found[0].split(".")) if part in added)
-    return tuple(sorted(depths, key=depths.__getitem__))
+            depth = min(place for place, part in enumerate(found[0].split(".")) if part in added)
+            depths[shell.name] = depth, shell
+    return tuple(shell for _, shell in sorted(depths.values(), key=lambda found: found[0]))
 
 
 def _hits(templates: Sequence[Template], names: Sequence[str]) -> bool:

@@ -1,0 +1,389 @@
+"""Each layout's file is found to be itself and nothing else, whatever surrounds it; two layouts in one are refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptfix.claims import number_sites
+from ckptfix.detection import plan_for
+from ckptfix.diagnosis import plan_findings
+from ckptfix.errors import MappingError, RefusedError, UsageError
+from ckptfix.layout import Numbering
+from ckptfix.plan import Plan
+from ckptfix.view_bytes import view_chunks
+from tests.fixtures.adapters import (
+    ATTENTIONS,
+    DECLARED,
+    DETECTED,
+    MANIFESTS,
+    TINY,
+    WRAPPER_NAMES,
+    WRAPPERS,
+    Arrays,
+    Memory,
+    container_of,
+    manifest_file,
+    tiny,
+)
+
+MAPPINGS = Path(__file__).parent / "fixtures" / "mappings"
+ADAPTERS = {depth: tiny(depth) for depth in (1, 4, 12)}
+BYTES = {depth: {name: array.tobytes() for name, array in ADAPTERS[depth].canonical().items()} for depth in ADAPTERS}
+
+
+def content(memory: Memory, plan: Plan) -> dict[str, bytes]:
+    """Canonical name -> bytes, of all that the plan makes."""
+    return {name: b"".join(view_chunks(memory, view)) for name, view in plan.outputs.items()}
+
+
+def expect(memory: Memory, name: str, right: Mapping[str, bytes]) -> None:
+    plan = plan_for(memory.manifest)
+    assert (plan.choice.name, plan.refused, plan.rivals) == (name, False, ())
+    assert content(memory, plan) == right
+
+
+@pytest.mark.parametrize("depth", ADAPTERS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("projection", DETECTED)
+def test_a_file_is_itself(projection: str, attention: str, depth: int) -> None:
+    memory = Memory.of(ADAPTERS[depth].layout("nested-bin", projection, attention))
+    expect(memory, f"nested-bin+{projection}+{attention.removesuffix('-from-1')}", BYTES[depth])
+
+
+@pytest.mark.parametrize("projection", ["resampler", "diffusers-plus", "diffusers-plus-legacy"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_file_is_itself_in_every_wrapper(wrapper: str, projection: str) -> None:
+    memory = Memory.of(ADAPTERS[4].layout(wrapper, projection, "unet-path"), container_of(wrapper))
+    expect(memory, f"{WRAPPER_NAMES.get(wrapper, wrapper)}+{projection}+unet-path", BYTES[4])
+
+
+@pytest.mark.parametrize("wrapper", ["prefix-ddp", "state_dict", "flat-st"])
+@pytest.mark.parametrize("depth", [1, 12])
+def test_wrappers_at_other_depths(wrapper: str, depth: int) -> None:
+    memory = Memory.of(ADAPTERS[depth].layout(wrapper, "resampler-split-kv"), container_of(wrapper))
+    expect(memory, f"{WRAPPER_NAMES.get(wrapper, wrapper)}+resampler-split-kv+odd", BYTES[depth])
+
+
+@pytest.mark.parametrize("unet", ["sd15", "sdxl"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_both_unets(unet: str, attention: str) -> None:
+    whole = tiny(2, unet=unet)
+    memory = Memory.of(whole.layout("flat-st", "resampler", attention), "safetensors")
+    right = {name: array.tobytes() for name, array in whole.canonical().items()}
+    expect(memory, f"flat-st+resampler+{attention.removesuffix('-from-1')}", right)
+    assert plan_for(memory.manifest).config.unet == unet
+
+
+def shuffled(tree: dict[str, Any], seed: int) -> dict[str, Any]:
+    items = list(tree.items())
+    random.Random(seed).shuffle(items)
+    return {key: shuffled(value, seed) if isinstance(value, dict) else value for key, value in items}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("projection", DETECTED)
+def test_neither_the_order_of_tensors_nor_the_name_of_the_file_matters(projection: str, seed: int) -> None:
+    tree = shuffled(ADAPTERS[4].layout("nested-bin", projection, "rank-consecutive"), seed)
+    memory = Memory.of(tree, source=random.Random(seed).choice(["plusv2.bin", "kolors-unnorm.pth", "ü\n.ckpt"]))
+    expect(memory, f"nested-bin+{projection}+rank-consecutive", BYTES[4])
+    assert [name for step in plan_for(memory.manifest).steps for name in step.outputs] == list(BYTES[4])
+
+
+@pytest.mark.parametrize("projection", DECLARED)
+@pytest.mark.parametrize("depth", ADAPTERS)
+def test_a_row_order_is_used_only_when_it_is_declared(projection: str, depth: int) -> None:
+    memory = Memory.of(ADAPTERS[depth].layout("nested-bin", projection))
+    assert plan_for(memory.manifest).choice.name == "nested-bin+resampler+odd"
+    plan = plan_for(memory.manifest, layout=projection)
+    assert (plan.choice.name, plan.refused) == (f"nested-bin+{projection}+odd", False)
+    assert content(memory, plan) == BYTES[depth]
+    assert plan.assumptions == (
+        "heads=5, dim_head=8 (shapes show only their product 40)",
+        f"row order as --layout {projection} declares",
+    )
+
+
+def test_declared_heads_decide_a_declared_row_order() -> None:
+    config = replace(TINY, heads=10, dim_head=4)
+    whole = replace(tiny(1), config=config)
+    memory = Memory.of(whole.layout("nested-bin", "resampler-interleaved-kv"))
+    right = {name: array.tobytes() for name, array in whole.canonical().items()}
+    assert content(memory, plan_for(memory.manifest, layout="resampler-interleaved-kv", heads=10)) == right
+    assert content(memory, plan_for(memory.manifest, layout="resampler-interleaved-kv", dim_head=4)) == right
+    assert content(memory, plan_for(memory.manifest, layout="resampler-interleaved-kv", heads=5)) != right
+
+
+def test_heads_that_do_not_fit() -> None:
+    memory = Memory.of(ADAPTERS[1].layout())
+    with pytest.raises(RefusedError) as caught:
+        plan_for(memory.manifest, heads=7)
+    assert str(caught.value) == "heads 7 x dim_head ? does not make the inner width 40 of this file"
+    assert caught.value.hint == "give --heads and --dim-head whose product is 40; published adapters use dim_head 64"
+
+
+# -- what is not one layout --------------------------------------------------------------------------------------
+
+
+def mixed(first: str, second: str) -> Memory:
+    """Layer 0 as `first` has it, the others as `second` has them."""
+    arrays: Arrays = {}
+    for projection, wanted in ((first, True), (second, False)):
+        tree = ADAPTERS[4].layout("nested-bin", projection)["image_proj"]
+        arrays |= {name: array for name, array in tree.items() if name.startswith("layers.0.") is wanted}
+    return Memory.of({"image_proj": arrays, "ip_adapter": ADAPTERS[4].layout()["ip_adapter"]})
+
+
+MIXABLE = [name for name in DETECTED if "queries" not in name]
+
+
+@pytest.mark.parametrize("first", MIXABLE)
+@pytest.mark.parametrize("second", MIXABLE)
+def test_two_layouts_in_one_file_are_refused(first: str, second: str) -> None:
+    if first == second:
+        return
+    plan = plan_for(mixed(first, second).manifest)
+    assert plan.refused
+    codes = {finding.code for finding in plan_findings(plan) if finding.severity == "error"}
+    assert codes & {"mixed-layouts", "clash", "unexpected"}
+
+
+def test_a_mixed_file_is_named_as_such() -> None:
+    findings = plan_findings(plan_for(mixed("resampler-split-kv", "resampler").manifest))
+    assert [finding.message for finding in findings if finding.code == "mixed-layouts"] == [
+        "the file mixes two layouts: image_proj.layers.0.0.{to_k,to_v}.weight would fit "
+        "nested-bin+resampler-split-kv+odd, the rest is nested-bin+resampler+odd"
+    ]
+
+
+def test_the_same_tensor_in_two_layouts_is_a_clash() -> None:
+    tree = ADAPTERS[1].layout()
+    split = ADAPTERS[1].layout("nested-bin", "resampler-split-kv")["image_proj"]
+    tree["image_proj"] |= {name: array for name, array in split.items() if "to_k." in name or "to_v." in name}
+    messages = [finding.message for finding in plan_findings(plan_for(Memory.of(tree).manifest))]
+    assert messages[0] == (
+        "two inputs would both become image_proj.layers.0.0.to_kv.weight: image_proj.layers.0.0.to_kv.weight "
+        "(nested-bin+resampler+odd) and image_proj.layers.0.0.to_k.weight + image_proj.layers.0.0.to_v.weight "
+        "(nested-bin+resampler-split-kv+odd)"
+    )
+
+
+def test_a_tensor_that_is_there_twice_under_noise_is_a_clash() -> None:
+    tree = ADAPTERS[1].layout("flat-st")
+    memory = Memory.of(tree | {"module.image_proj.latents": tree["image_proj.latents"]}, "safetensors")
+    plan = plan_for(memory.manifest)
+    assert plan.refused
+    assert plan.clashes == {"image_proj.latents": ("image_proj.latents", "module.image_proj.latents")}
+
+
+def test_latents_and_queries_are_a_clash() -> None:
+    tree = ADAPTERS[1].layout("nested-bin", "diffusers-plus")
+    tree["image_proj"]["queries"] = tree["image_proj"]["latents"]
+    plan = plan_for(Memory.of(tree).manifest)
+    assert plan.refused
+    assert plan.clashes == {"image_proj.latents": ("image_proj.latents", "image_proj.queries")}
+
+
+def test_a_tie_with_different_results_is_never_decided() -> None:
+    """Half as many sites as SDXL has: their numbers could be ranks from 1 or site numbers, and both are incomplete."""
+    tree = ADAPTERS[1].layout()
+    few = {name: array for name, array in tree["ip_adapter"].items() if name.split(".")[0] in ("1", "3")}
+    plan = plan_for(Memory.of({**tree, "ip_adapter": few}).manifest)
+    assert plan.refused
+
+
+def test_rivals_are_refused_and_shown() -> None:
+    """A mapping of the user's own that fits as well as a known layout and reads the rows otherwise."""
+    memory = Memory.of(ADAPTERS[1].layout())
+    plan = replace(plan_for(memory.manifest), rivals=("nested-bin+other+odd",))
+    assert plan.refused
+    (finding,) = plan_findings(plan)
+    assert (finding.code, finding.severity) == ("ambiguous", "error")
+    assert finding.message == (
+        "2 layouts explain the file equally well, with different results: "
+        "nested-bin+resampler+odd, nested-bin+other+odd"
+    )
+    assert finding.hint == (
+        "say which one it is: ckptfix convert adapter --layout nested-bin+resampler+odd --out fixed.safetensors"
+    )
+
+
+def test_names_that_nothing_explains() -> None:
+    tree = {f"model.layers.{number}.mlp.weight": np.zeros((2, 2), np.float32) for number in range(5)}
+    plan = plan_for(Memory.of(tree).manifest)
+    assert (plan.known, plan.refused, plan.choice.name) == (False, True, "")
+    (finding,) = plan_findings(plan)
+    assert (finding.code, finding.message) == (
+        "unknown-layout",
+        "no known layout explains its names: model.layers.{0..4}.mlp.weight",
+    )
+    assert finding.tensors == tuple(tree)
+
+
+def test_no_tensors_at_all() -> None:
+    plan = plan_for(Memory.of({}).manifest)
+    (finding,) = plan_findings(plan)
+    assert (plan.known, finding.message) == (False, "it holds no tensors")
+
+
+# -- layouts and mappings that a person names --------------------------------------------------------------------
+
+
+def test_a_layout_is_forced_by_name() -> None:
+    plan = plan_for(Memory.of(ADAPTERS[1].layout()).manifest, layout="diffusers-plus")
+    assert (plan.choice.projection.name if plan.choice.projection else "", plan.refused) == ("diffusers-plus", True)
+    assert "image_proj.layers.0.0.to_kv.weight" in plan.missing
+
+
+def test_unknown_names() -> None:
+    manifest = Memory.of(ADAPTERS[1].layout()).manifest
+    with pytest.raises(UsageError, match="unknown layout 'nonsense'"):
+        plan_for(manifest, layout="nested-bin+nonsense")
+    with pytest.raises(UsageError, match="resampler and diffusers-plus are both a projection"):
+        plan_for(manifest, layout="resampler+diffusers-plus")
+    with pytest.raises(UsageError, match="unknown reference 'nonsense'"):
+        plan_for(manifest, reference="nonsense")
+
+
+def test_a_mapping_that_cannot_be_read(tmp_path: Path) -> None:
+    manifest = Memory.of(ADAPTERS[1].layout()).manifest
+    with pytest.raises(UsageError, match=r"none\.toml: cannot read the mapping: No such file or directory"):
+        plan_for(manifest, mapping=tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"[layout]\nname = '\xfc'")
+    with pytest.raises(UsageError, match="it is not UTF-8 text"):
+        plan_for(manifest, mapping=tmp_path / "latin.toml")
+    with pytest.raises(MappingError, match="line 6: unknown op"):
+        plan_for(manifest, mapping=MAPPINGS / "bad-unknown-op.toml")
+
+
+@pytest.mark.parametrize("wrapper", ["nested-bin", "flat-st", "prefix-ddp", "state_dict", "state_dict-nested"])
+def test_the_documented_mapping_works_in_every_wrapper(wrapper: str) -> None:
+    memory = Memory.of(ADAPTERS[4].layout(wrapper, "diffusers-plus"), container_of(wrapper))
+    plan = plan_for(memory.manifest, mapping=MAPPINGS / "good-example.toml")
+    assert plan.choice.custom is not None
+    assert content(memory, plan) == BYTES[4]
+    assert not plan.refused
+
+
+def made_up() -> dict[str, Any]:
+    """What good-made-up.toml describes."""
+    whole = ADAPTERS[4]
+    tree: dict[str, Any] = {"ema.face.in.weight": np.zeros(3, np.float32), "step": np.zeros((), np.float32)}
+    words = {"proj_in": "in", "proj_out": "out", "norm_out": "out_norm"}
+    inside = {
+        "0.norm1": "face_norm",
+        "0.norm2": "query_norm",
+        "0.to_out": "back",
+        "1.0": "mlp_norm",
+        "1.1": "mlp_up",
+        "1.3": "mlp_down",
+        "0.to_qkv": "qkv",
+    }
+    for name, array in whole.layout("nested-bin", "resampler-fused-qkv")["image_proj"].items():
+        stem, _, param = name.rpartition(".")
+        if name == "latents":
+            tree["face.query_bank"] = array[0]
+        elif stem in words:
+            tree[f"face.{words[stem]}.{param}"] = array
+        else:
+            _, block, rest = stem.split(".", 2)
+            tree[f"face.block_{int(block) + 1}.{inside[rest]}.{param}"] = array
+    for name, array in whole.layout("nested-bin", "resampler", "unet-path")["ip_adapter"].items():
+        path, _, which = name.removesuffix("_ip.weight").partition(".processor.to_")
+        tree[f"pairs.{path}.{ {'k': 'key', 'v': 'value'}[which] }"] = array
+    return tree
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "state_dict."])
+def test_a_mapping_for_a_made_up_layout(prefix: str) -> None:
+    memory = Memory.of({prefix + name: array for name, array in made_up().items()}, "safetensors")
+    plan = plan_for(memory.manifest, mapping=MAPPINGS / "good-made-up.toml")
+    assert plan_findings(plan)[0].code == "layout"
+    assert content(memory, plan) == BYTES[4]
+    assert {name for name, _ in plan.dropped} == {f"{prefix}ema.face.in.weight", f"{prefix}step"}
+
+
+def test_a_made_up_layout_is_unknown_without_its_mapping() -> None:
+    plan = plan_for(Memory.of(made_up(), "safetensors").manifest)
+    assert (plan.known, plan.refused) == (False, True)
+
+
+HEAD = '[layout]\nname = "mine"\ntitle = "Mine"\nseen = "tests"\n'
+
+
+@pytest.mark.parametrize("kind", ["", 'kind = "wrapper"\n'])
+def test_a_mapping_that_only_takes_prefixes_off(tmp_path: Path, kind: str) -> None:
+    mapping = tmp_path / "mine.toml"
+    mapping.write_text(HEAD + kind + '[strip]\nleading = ["backup"]\nanywhere = ["_lora_wrapped"]\n')
+    tree = {
+        f"backup.{name.replace('.layers', '._lora_wrapped.layers')}": array
+        for name, array in ADAPTERS[1].layout("flat-st", "diffusers-plus").items()
+    }
+    memory = Memory.of(tree, "safetensors")
+    assert plan_for(memory.manifest).refused
+    plan = plan_for(memory.manifest, mapping=mapping)
+    assert content(memory, plan) == BYTES[1]
+    assert not plan.refused
+
+
+def test_a_wrapper_of_ones_own_composes_with_known_layouts(tmp_path: Path) -> None:
+    mapping = tmp_path / "mine.toml"
+    rules = '[rename]\n"face_net.{rest}" = "image_proj.{rest}"\n"pairs.{rest}" = "ip_adapter.{rest}"\n'
+    mapping.write_text(HEAD + 'kind = "wrapper"\n' + rules)
+    tree = ADAPTERS[1].layout("nested-bin", "diffusers-plus", "unet-path")
+    memory = Memory.of({"face_net": tree["image_proj"], "pairs": tree["ip_adapter"]})
+    plan = plan_for(memory.manifest, mapping=mapping)
+    assert plan.choice.name == "mine+diffusers-plus+unet-path"
+    assert content(memory, plan) == BYTES[1]
+
+
+# -- true sizes --------------------------------------------------------------------------------------------------
+
+FILES = sorted(path.stem for path in MANIFESTS.glob("*.txt"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_manifests_of_true_size(name: str) -> None:
+    """Each file's name is its layout; all of them are InstantID, whole."""
+    manifest = manifest_file(name)
+    plan = plan_for(manifest)
+    assert (plan.choice.name, plan.refused) == (name, False)
+    assert len(plan.outputs) == 191
+    assert sum(tensor.elements for tensor in manifest.tensors.values()) == 422_765_824
+
+
+def test_every_detected_layout_has_a_manifest() -> None:
+    parts = {part for name in FILES for part in name.split("+")}
+    assert set(DETECTED) <= parts
+    assert {"odd", "rank-consecutive", "unet-path"} <= parts
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_other_layout_explains_as_much(name: str) -> None:
+    """Forcing another projection leaves something missing: the choice was no accident."""
+    manifest = manifest_file(name)
+    for other in DETECTED:
+        if other not in name.split("+"):
+            assert plan_for(manifest, layout=other).refused, other
+
+
+# -- site numbers ------------------------------------------------------------------------------------------------
+
+
+def test_orders_of_ranks() -> None:
+    ranks = [str(rank) for rank in range(16)]
+    assert number_sites(ranks, Numbering("rank"))["15"] == 31
+    assert number_sites([str(rank + 1) for rank in range(16)], Numbering("rank"))["16"] == 31
+    down_mid_up = number_sites(ranks, Numbering("rank", "down-mid-up"))
+    assert [down_mid_up[rank] for rank in ranks] == [1, 3, 5, 7, 9, 11, 31, *range(13, 31, 2)]
+    lexicographic = number_sites(ranks, Numbering("rank", "lexicographic"))
+    assert [lexicographic[rank] for rank in ranks] == sorted(range(1, 32, 2), key=str)
+    assert number_sites(["mid_block.attentions.0.transformer_blocks.0.attn2", "x"], Numbering("path")) == {
+        "mid_block.attentions.0.transformer_blocks.0.attn2": 121
+    }
