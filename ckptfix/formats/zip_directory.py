@@ -32,6 +32,7 @@ _LOCATOR: Final = struct.Struct("<4sLQL")
 _FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
 _ENCRYPTED: Final = 0x2041  # encrypted, strong encryption, masked headers
+_FOLDER: Final = 0x10  # in the attributes of MS-DOS, which miniz believes (mz_zip_reader_is_file_a_directory)
 _UTF8: Final = 0x800  # names are UTF-8, else in the code page of MS-DOS
 HAS_DESCRIPTOR: Final = 0x8
 
@@ -146,9 +147,8 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
     if position + _ENTRY.size > len(data):
         raise bad_archive(source, "its directory is cut")
     fields = _ENTRY.unpack_from(data, position)
-    signature, _, _, flags, method, _, _, crc, stored, size, name_len, extra_len, comment_len, disk, _, _, header = (
-        fields
-    )
+    signature, _, _, flags, method, _, _, crc, stored, size, name_len, extra_len, comment_len, disk = fields[:14]
+    attributes, header = fields[15:]
     names = position + _ENTRY.size
     end = names + name_len + extra_len + comment_len
     if signature != _ENTRY_SIGNATURE or end > len(data):
@@ -164,6 +164,8 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
     if not name or "\0" in name or "\\" in name:
         raise bad_archive(source, f"a record has the name '{printable(name)}'")
     shown = printable(name)
+    if attributes & _FOLDER and not name.endswith("/"):
+        raise bad_archive(source, f"{shown} is marked as a folder, and torch would return memory that nobody filled")
     if flags & _ENCRYPTED:
         raise bad_archive(source, f"{shown} is encrypted")
     if method not in (STORED, DEFLATED):

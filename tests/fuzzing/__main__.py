@@ -1,0 +1,75 @@
+"""`python -m tests.fuzzing`: mutants until a count or a time is reached; exit 1 if one of them did harm."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.fuzzing.campaign import Tally, campaign, fast_folder, warm_up
+from tests.fuzzing.finds import FOLDER, all_finds, keep, load
+from tests.fuzzing.judge import FindError, Judge
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzzing", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="stop after this time (default 60)")
+    parser.add_argument("--count", type=int, default=10**9, help="stop after this many mutants")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other mutants (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once (default 1)")
+    parser.add_argument("--finds", type=Path, default=FOLDER, help="folder that keeps what is found, as text")
+    parser.add_argument("--replay", action="store_true", help="judge the finds that are kept, and nothing else")
+    given = parser.parse_args()
+    if given.replay:
+        return replay(given.finds)
+    started, tally, kept = time.monotonic(), Tally(), 0
+    for tally in campaign(given.seed, count=given.count, seconds=given.seconds, jobs=given.jobs):
+        for find in list(tally.finds.values())[kept:]:
+            what = f"seed {given.seed}, mutant {find.number} of {find.base}: {find.kind} at {find.place}"
+            print(f"kept {keep(find.data, f'{what}\n{find.detail}', folder=given.finds)}: {what}", flush=True)
+        kept = len(tally.finds)
+        if sys.stderr.isatty():
+            spent = time.monotonic() - started
+            print(f"\r{tally.mutants:,} mutants, {kept} finds, {spent:,.0f} s", end="", file=sys.stderr)
+    report(tally, given.seed, time.monotonic() - started)
+    return 1 if tally.finds else 0
+
+
+def report(tally: Tally, seed: int, seconds: float) -> None:
+    print(f"seed {seed}: {tally.mutants:,} mutants in {seconds:,.0f} s, {tally.mutants / max(seconds, 0.001):,.0f}/s")
+    for outcome, number in tally.outcomes.most_common():
+        print(f"  {number:>10,}  {outcome}")
+    print(f"slowest: {tally.slowest:.3f} s of processor time (mutant {tally.slowest_number})")
+    for name, counts in sorted(tally.by_base.items()):
+        print(f"  {name}: " + ", ".join(f"{number:,} {outcome}" for outcome, number in counts.most_common()))
+    print(f"finds: {len(tally.finds)}")
+    for key, number in tally.found.most_common():
+        find = tally.finds[key]
+        print(f"  {number:,} × {find.kind} at {find.place} (first: mutant {find.number} of {find.base})")
+        print("    " + "\n    ".join(find.detail.strip().splitlines()[-6:]))
+
+
+def replay(folder: Path) -> int:
+    """Judge every find again, by all commands."""
+    from tests.fuzzing.bases import all_bases
+
+    warm_up(all_bases())
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="ckptfix-fuzz-", dir=fast_folder()) as name:
+        tempfile.tempdir = name
+        judge = Judge(Path(name))
+        finds = all_finds(folder)
+        for path in finds:
+            try:
+                judge.judge(load(path), commands=True, converts=True)
+            except FindError as error:
+                failed += 1
+                print(f"{path.name}: {error}")
+    print(f"{len(finds)} finds, {failed} still do harm")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
