@@ -14,10 +14,10 @@ from PIL import Image
 
 from ckptfix.errors import RefusedError, UnavailableError, UsageError
 from ckptfix.face import Face, choose_face, draw_keypoints, find_faces, load_image, resize_for_canvas
-from ckptfix.face_detection import Detection
-from ckptfix.face_pack import FacePack, find_pack
-from ckptfix.scrfd import Scrfd
-from ckptfix.yunet import YuNet, yunet_file
+from ckptfix.face.detection import Detection
+from ckptfix.face.pack import FacePack, find_pack
+from ckptfix.face.scrfd import Scrfd
+from ckptfix.face.yunet import YuNet, yunet_file
 from tests.onnx_models import OFFSETS, REACH, write_detector, write_pack
 
 ASTRONAUT = Path(__file__).parent / "fixtures" / "faces" / "astronaut.jpg"

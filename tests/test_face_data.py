@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ckptfix.errors import UnreadableError, UsageError
-from ckptfix.face_data import read_embedding, read_keypoints, save_embedding, save_keypoints
+from ckptfix.face.data import read_embedding, read_keypoints, save_embedding, save_keypoints
 
 RAW = np.random.default_rng(3).standard_normal(512).astype(np.float32)
 POINTS = [[100.3, 200], [180.5, 199.25], [140, 250], [110, 300], [170, 301]]

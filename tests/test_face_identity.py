@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ckptfix.errors import RefusedError, UnreadableError
-from ckptfix.face_identity import TEMPLATE, Recogniser, align, similarity
+from ckptfix.face.identity import TEMPLATE, Recogniser, align, similarity
 from tests.onnx_models import recogniser_weight, write_detector, write_recogniser
 
 ASTRONAUT = Path(__file__).parent / "fixtures" / "faces" / "astronaut.jpg"

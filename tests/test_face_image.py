@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ckptfix.errors import CkptfixError, RefusedError, UnavailableError, UnreadableError, UnsafeError, UsageError
-from ckptfix.face_image import canvas_size, load_image, resize_for_canvas
+from ckptfix.face.image import canvas_size, load_image, resize_for_canvas
 
 ASTRONAUT = Path(__file__).parent / "fixtures" / "faces" / "astronaut.jpg"
 RAMP = np.tile(np.linspace(0, 255, 64).round().astype(np.uint8), (48, 1))
@@ -119,7 +119,7 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, width: int,
 
 
 def test_a_large_jpeg_is_decoded_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptfix.face_image._MOST_PIXELS", 512 * 512 // 4)
+    monkeypatch.setattr("ckptfix.face.image._MOST_PIXELS", 512 * 512 // 4)
 
     assert load_image(ASTRONAUT).size == (256, 256)
 

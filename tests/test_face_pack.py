@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ckptfix import face_pack
 from ckptfix.errors import CkptfixError, RefusedError, UnavailableError, UsageError
-from ckptfix.face_pack import LICENCE_NOTE, find_pack
+from ckptfix.face import pack as face_pack
+from ckptfix.face.pack import LICENCE_NOTE, find_pack
 from tests.onnx_models import write_pack, write_recogniser
 
 GET = (

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ckptfix.errors import RefusedError
-from ckptfix.keypoint_picture import draw_keypoints
+from ckptfix.face.keypoint_picture import draw_keypoints
 
 SIZE = (1024, 1280)
 POINTS = np.array([[380.5, 300.2], [560.9, 310.7], [470.1, 420.3], [400.6, 520.8], [545.2, 525.4]], np.float32)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptfix.errors import UnreadableError
+from ckptfix.face.onnx_file import count_operators
 from ckptfix.formats.bytesource import open_local, spool
-from ckptfix.onnx_file import count_operators
 from tests.onnx_models import block, model, node, number, write_recogniser
 
 

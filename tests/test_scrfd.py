@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ckptfix.errors import UnreadableError
-from ckptfix.scrfd import Scrfd, decode, suppress
+from ckptfix.face.scrfd import Scrfd, decode, suppress
 from tests.onnx_models import OFFSETS, REACH, write_detector, write_recogniser
 
 BGR_RED = (0, 0, 255)

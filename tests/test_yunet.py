@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ckptfix import yunet
 from ckptfix.errors import UnavailableError, UnreadableError, UsageError
+from ckptfix.face import yunet
 from tests.onnx_models import write_recogniser
 
 ASTRONAUT = Path(__file__).parent / "fixtures" / "faces" / "astronaut.jpg"

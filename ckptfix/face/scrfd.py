@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from ckptfix.errors import UnreadableError
-from ckptfix.face_detection import SIZES, Detection, Floats, Pixels, fit
-from ckptfix.face_libraries import OnnxModel
+from ckptfix.face.detection import SIZES, Detection, Floats, Pixels, fit
+from ckptfix.face.libraries import OnnxModel
 from ckptfix.text import printable
 
 STRIDES: Final = (8, 16, 32)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.face_libraries import opencv
+from ckptfix.face.libraries import opencv
 
 SIZES: Final = tuple(range(640, 191, -64))  # of the square that a picture is fitted into, tried in this order
 

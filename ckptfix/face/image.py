@@ -10,8 +10,8 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptfix.errors import RefusedError, UnavailableError, UnreadableError, UnsafeError
-from ckptfix.face_libraries import pillow
-from ckptfix.small_files import read_small_file
+from ckptfix.face.libraries import pillow
+from ckptfix.face.small_files import read_small_file
 from ckptfix.text import printable
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptfix.errors import OutputError, UnreadableError, UsageError
+from ckptfix.face.small_files import read_small_file
 from ckptfix.formats.atomic import replacing, write_text
-from ckptfix.small_files import read_small_file
 from ckptfix.text import printable
 
 WIDTH: Final = 512

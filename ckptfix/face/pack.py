@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from ckptfix.errors import CkptfixError, RefusedError, UnavailableError, UnreadableError, UsageError
+from ckptfix.face.onnx_file import count_operators
 from ckptfix.formats.bytesource import LocalFile, chunks_of, open_local
-from ckptfix.onnx_file import count_operators
 from ckptfix.text import printable
 
 LICENCE_NOTE: Final = "the face models of antelopev2 are licensed for non-commercial research only (insightface)"

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptfix.errors import RefusedError, UsageError
-from ckptfix.face_data import Note, read_embedding, read_keypoints, save_embedding, save_keypoints
-from ckptfix.face_detection import Detection, Detector
-from ckptfix.face_identity import Recogniser
-from ckptfix.face_image import canvas_size, load_image, resize_for_canvas
-from ckptfix.face_pack import FacePack, find_pack
-from ckptfix.keypoint_picture import draw_keypoints
-from ckptfix.scrfd import Scrfd
+from ckptfix.face.data import Note, read_embedding, read_keypoints, save_embedding, save_keypoints
+from ckptfix.face.detection import Detection, Detector
+from ckptfix.face.identity import Recogniser
+from ckptfix.face.image import canvas_size, load_image, resize_for_canvas
+from ckptfix.face.keypoint_picture import draw_keypoints
+from ckptfix.face.pack import FacePack, find_pack
+from ckptfix.face.scrfd import Scrfd
+from ckptfix.face.yunet import YuNet, yunet_file
 from ckptfix.text import plural
-from ckptfix.yunet import YuNet, yunet_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptfix.errors import RefusedError, UnreadableError
-from ckptfix.face_libraries import OnnxModel, opencv
+from ckptfix.face.libraries import OnnxModel, opencv
 from ckptfix.text import printable
 
 SIDE: Final = 112

@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 
 from ckptfix.errors import UnavailableError, UnreadableError
-from ckptfix.face_detection import SIZES, Detection, Pixels, fit
-from ckptfix.face_libraries import quiet_opencv
-from ckptfix.onnx_file import count_operators
+from ckptfix.face.detection import SIZES, Detection, Pixels, fit
+from ckptfix.face.libraries import quiet_opencv
+from ckptfix.face.onnx_file import count_operators
+from ckptfix.face.small_files import open_named
 from ckptfix.requirements import requirement
-from ckptfix.small_files import open_named
 from ckptfix.text import printable
 
 # opencv/opencv_zoo, models/face_detection_yunet/face_detection_yunet_2023mar_int8bq.onnx (MIT), 122,489 bytes.

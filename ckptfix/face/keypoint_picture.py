@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ckptfix.errors import RefusedError
-from ckptfix.face_libraries import opencv, pillow
+from ckptfix.face.libraries import opencv, pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
