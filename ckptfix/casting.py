@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ckptfix.errors import RefusedError
+from ckptfix.errors import RefusedError, UsageError
 from ckptfix.manifest import DTYPES, FLOATING, Dtype
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ CAST_DTYPES = {
 }
 
 
+def check_dtype(wanted: str | None) -> None:
+    """UsageError for what no tensor is cast to."""
+    if wanted is not None and wanted not in CAST_DTYPES:
+        raise UsageError(f"unknown dtype {wanted!r}", hint=f"known dtypes: {', '.join(CAST_DTYPES)}")
+
+
 def target_dtype(dtype: Dtype, wanted: str | None) -> Dtype:
     """What a tensor is stored as: integers and booleans are never cast."""
     return CAST_DTYPES[wanted] if wanted and dtype.name in FLOATING else dtype
@@ -26,7 +32,10 @@ def target_dtype(dtype: Dtype, wanted: str | None) -> Dtype:
 def cast_chunks(
     chunks: Iterable[bytes | memoryview], name: str, source: Dtype, target: Dtype, *, allow_overflow: bool
 ) -> Iterator[bytes | memoryview]:
-    """The same numbers rounded to nearest even; RefusedError if a finite one becomes infinite, unless allowed."""
+    """The same numbers, rounded as torch rounds them: to float32, and from there to nearest even.
+
+    RefusedError if a finite number becomes infinite, unless that is allowed.
+    """
     import numpy as np
 
     from ckptfix.decoding import as_float64
@@ -48,11 +57,12 @@ def cast_chunks(
 def _rounded(values: NDArray[np.float64], target: Dtype) -> tuple[bytes, NDArray[Any]]:
     import numpy as np
 
+    single = values.astype("<f4")
     if target.name != "BF16":
-        rounded = values.astype({"F16": "<f2", "F32": "<f4"}[target.name])
+        rounded = single.astype({"F16": "<f2", "F32": "<f4"}[target.name])
         return rounded.tobytes(), np.isinf(rounded) & np.isfinite(values)
-    # Round to nearest even on the bits of float32, as torch does; a NaN must not be rounded into an infinity.
-    bits = values.astype(np.float32).view(np.uint32)
+    # numpy has no bfloat16: the upper half of the bits; a NaN must not be rounded into an infinity.
+    bits = single.view(np.uint32)
     top = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
     top[np.isnan(values)] = 0x7FC0
     infinite = (top & 0x7FFF) == 0x7F80

@@ -34,7 +34,7 @@ class Choice:
         """The NAME of this layout: the outermost wrapper, the projection and the attention scheme, joined by +."""
         outer = self.shells[0] if self.shells else self.wrapper
         parts = (outer, self.projection, self.attention, self.custom)
-        return "+".join(layout.name for layout in parts if layout is not None)
+        return "+".join(dict.fromkeys(layout.name for layout in parts if layout is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +278,8 @@ def claim_canonical(names: Sequence[str], target: Choice, unet: str | None) -> l
 
     result = Claims()
     _gather(hits, result, translate)
-    return [
-        replace(claim, outputs=tuple(_wrap(name, target.wrapper) for name in claim.outputs)) for claim in result.claims
-    ]
+    wrapped = [(claim, [_wrap(name, target.wrapper) for name in claim.outputs]) for claim in result.claims]
+    return [replace(claim, outputs=tuple(filter(None, outputs))) for claim, outputs in wrapped if None not in outputs]
 
 
 def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
@@ -295,10 +294,15 @@ def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
     return {str(index): str(rank).zfill(numbering.digits) for rank, index in enumerate(order)}
 
 
-def _wrap(name: str, wrapper: Layout | None) -> str:
-    """A wrapper's rules are prefixes on both sides: `image_proj_model.{rest}` for `image_proj.{rest}`."""
-    for rule in wrapper.rules if wrapper else ():
+def _wrap(name: str, wrapper: Layout | None) -> str | None:
+    """A wrapper's rules are prefixes on both sides: `image_proj_model.{rest}` for `image_proj.{rest}`.
+
+    None where it has no place for the name: half an adapter's wrapper and the other half.
+    """
+    if wrapper is None:
+        return name
+    for rule in wrapper.rules:
         prefix = rule.canonical[0].text.removesuffix("{rest}")
         if not rule.read_only and name.startswith(prefix):
             return rule.foreign[0].fill({"rest": name.removeprefix(prefix)})
-    return name
+    return None

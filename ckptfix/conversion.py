@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptfix
-from ckptfix.casting import target_dtype
+from ckptfix.casting import check_dtype, target_dtype
 from ckptfix.catalogue import NAMED, layout_parts
 from ckptfix.claims import Choice
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
@@ -26,6 +26,7 @@ from ckptfix.ops import ShapeMismatchError
 from ckptfix.parts import join
 from ckptfix.plan import Plan, Step, retarget
 from ckptfix.proof import Prover, proof_path
+from ckptfix.text import printable
 
 PathLike = str | os.PathLike[str]
 
@@ -115,7 +116,10 @@ def convert(
     UsageError (bad option, target exists), UnreadableError, OutputError, UnsafeError, DamagedError (a checksum fails).
     """
     sources = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    if not sources:
+        raise UsageError("no checkpoint to convert", hint="name one file, or the parts of one adapter")
     out = Path(out)
+    check_dtype(dtype)
     wanted = _Wanted(to, *_target(to), dtype, allow_overflow, drop_unexplained, partial)
     _check_suffix(out, wanted.wrapper)
     if not dry_run:
@@ -166,7 +170,7 @@ def _target(name: str) -> tuple[Choice, Layout]:
     for layout in parts.values():
         if not layout.reversible:
             raise UsageError(
-                f"{layout.name} is only read: its names would say less than canonical ones",
+                f"{layout.name} is only read, never written: what it adds to an adapter is not in the file",
                 hint="write the canonical layout (leave --to out) or `--to instantid`",
             )
     wrapper = parts["wrapper"]
@@ -200,6 +204,9 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
     dropped = plan.dropped
     if wanted.drop_unexplained:
         dropped += tuple((name, "unexplained, dropped on request") for name in plan.unexpected)
+    if wanted.partial:
+        halves = [step for step in plan.steps if step.absent]
+        dropped += tuple((name, f"useless without {folded(step.absent)}") for step in halves for name in step.inputs)
     steps = [step for step in plan.steps if step.views] if refused else _target_steps(plan, wanted)
     return Conversion(
         sources=tuple(map(str, sources)),
@@ -249,7 +256,7 @@ def _metadata(result: Conversion, dtype: str | None, prover: Prover | None) -> d
     """Provenance and nothing else: no time and no path, so that two runs on one input give identical files."""
     metadata = {
         "ckptfix_version": ckptfix.__version__,
-        "source": ", ".join(Path(source).name for source in result.sources),
+        "source": ", ".join(printable(Path(source).name) for source in result.sources),
         "source_bytes": ", ".join(str(Path(source).stat().st_size) for source in result.sources),
         "source_layout": result.plan.choice.name,
         "assumptions": "; ".join(result.assumptions),

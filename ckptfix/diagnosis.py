@@ -180,10 +180,13 @@ def _mixed(plan: Plan, other: Choice) -> Finding:
 def _ill_shaped(plan: Plan) -> Iterator[Finding]:
     for problem in plan.ill_shaped:
         made = "" if problem.inputs == (problem.name,) else f" (from {', '.join(problem.inputs)})"
+        message = f"{problem.name}{made} has shape {problem.found}, the rest of the file asks for {problem.expected}"
+        if not problem.expected.startswith("["):  # what the op takes, not one shape
+            message = f"{problem.name}{made} cannot be made: expected {problem.expected}, found {problem.found}"
         yield Finding(
             "shape",
             "error",
-            f"{problem.name}{made} has shape {problem.found}, the rest of the file asks for {problem.expected}",
+            message,
             hint="the tensor is from another model or was cut; take it from the file this one was made from",
             tensors=problem.inputs,
             expected=problem.expected,

@@ -71,6 +71,8 @@ def read_dimensions(
         else:
             sizes[symbol] = _from_elements(kept, symbol, sizes) or preferred[symbol]
             status[symbol] = "assumed"
+    if status["inner"] == "assumed":  # nothing contradicts what was declared
+        sizes["inner"] = _assumed_inner(fallback, heads, dim_head)
     known_heads, known_dim_head = _head_counts(sizes["inner"], heads, dim_head)
     ratio = sizes["hidden"] / sizes["dim"]
     unet, unet_status = _unet(kept, sizes["output_dim"], status["output_dim"])
@@ -175,6 +177,13 @@ def _from_elements(shapes: Mapping[str, Shape], symbol: str, sizes: Mapping[str,
         return None
     elements = math.prod(shapes[name])
     return elements // sizes["dim"] if elements and elements % sizes["dim"] == 0 else None
+
+
+def _assumed_inner(fallback: AdapterConfig, heads: int | None, dim_head: int | None) -> int:
+    if heads is None and dim_head is None:
+        return fallback.inner
+    width = dim_head or DEFAULT_DIM_HEAD
+    return width * (heads or max(1, fallback.inner // width))
 
 
 def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[int, int]:

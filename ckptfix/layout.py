@@ -93,4 +93,5 @@ class Layout:
 
     @property
     def reversible(self) -> bool:
-        return not self.is_shell
+        """Whether it can be written: nothing of it is left out when it is read."""
+        return not self.is_shell and not self.drops

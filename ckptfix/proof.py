@@ -65,7 +65,8 @@ class Prover:
         stream.flush()
         with path.open("rb") as written:
             header = written.read(8 + int.from_bytes(written.read(8), "little"))
-        stream.seek(8 + header.index(self.placeholder.encode()))
+        key = b'"source_sha256":"'  # unlike the zeros alone, nothing that a file brings along can look like it
+        stream.seek(8 + header.index(key + self.placeholder.encode()) + len(key))
         stream.write(", ".join(self.source_sha256()).encode())
 
     def output_digest(self, name: str) -> _Hash:
