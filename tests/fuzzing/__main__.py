@@ -28,7 +28,8 @@ def main() -> int:
     for tally in campaign(given.seed, count=given.count, seconds=given.seconds, jobs=given.jobs):
         for find in list(tally.finds.values())[kept:]:
             what = f"seed {given.seed}, mutant {find.number} of {find.base}: {find.kind} at {find.place}"
-            print(f"kept {keep(find.data, f'{what}\n{find.detail}', folder=given.finds)}: {what}", flush=True)
+            path = keep(find.data, what + "\n" + find.detail, folder=given.finds)
+            print(f"kept {path}: {what}", flush=True)
         kept = len(tally.finds)
         if sys.stderr.isatty():
             spent = time.monotonic() - started
