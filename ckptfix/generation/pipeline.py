@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
+_MINIATURE: Final = 50_000_000  # parameters; SDXL's UNet has 2,567 million
 
 
 def build(wishes: Wishes, ready: Preflight, progress: Progress) -> Attachment:
@@ -33,6 +34,8 @@ def build(wishes: Wishes, ready: Preflight, progress: Progress) -> Attachment:
     Loads safetensors from local folders alone: no pickle, no request, no code of the base's.
     """
     recipe = ready.recipe
+    for name in ("diffusers", "transformers"):  # bars can be switched off only in what is there
+        library(name)
     with quiet_libraries(), offline():
         pipe = _self_test(recipe) if wishes.self_test else _load(ready, progress)
         pipe.scheduler = make_scheduler(recipe.scheduler, pipe.scheduler.config)
@@ -63,7 +66,7 @@ def paint(attached: Attachment, wishes: Wishes, ready: Preflight, progress: Prog
     with (
         quiet_libraries(),
         torch.no_grad(),
-        _few_threads(wishes.self_test),
+        _fitting_threads(pipe),
         _memory_errors(ready.device),
         attached(ready.face.embedding, guidance_scale=recipe.guidance) as face,
     ):
@@ -210,10 +213,10 @@ def _picture(pixels: Any, recipe: Recipe) -> Image:
 
 
 @contextmanager
-def _few_threads(one: bool) -> Iterator[None]:
-    """The tiny base's matrices are too small to share: threads would only wait for one another."""
+def _fitting_threads(pipe: Any) -> Iterator[None]:
+    """The matrices of a miniature are too small to share: threads would only wait for one another."""
     threads = torch.get_num_threads()
-    if one:
+    if sum(parameter.numel() for parameter in pipe.unet.parameters()) < _MINIATURE:
         torch.set_num_threads(1)
     try:
         yield

@@ -58,7 +58,8 @@ def preflight(
     targets = _targets(wishes, recipe, gathering)
     _check_libraries(gathering)
     ready = not gathering.problems
-    device = _device(wishes, gathering) if _is_there("torch", gathering) else None
+    adapter = _adapter(wishes, gathering, stack)
+    device = _device(wishes, gathering) if _needs_device(wishes, adapter, gathering) else None
     recipe = replace(recipe, dtype=recipe.dtype or ("float32" if device in (None, "cpu") else "float16"))
     _check_lora(wishes, gathering)
     downloads: list[Download] = []
@@ -68,7 +69,7 @@ def preflight(
     if face is not None:
         recipe = sized(recipe, face)
         _save_face(wishes, face, gathering)
-    adapter = _adapter(wishes, recipe, gathering, stack, device, progress)
+    adapter = _verified(adapter, wishes, recipe, gathering, device, progress)
     if downloads and not gathering.problems:
         fetch(downloads)
         downloads.clear()
@@ -156,6 +157,13 @@ def _is_there(name: str, gathering: Gathering) -> bool:
     return not any(name in problem.error.details.get("dependencies", ()) for problem in gathering.problems)
 
 
+def _needs_device(wishes: Wishes, adapter: AdapterInput | None, gathering: Gathering) -> bool:
+    """torch takes seconds to import: not for a machine where nothing could be run on any device anyway."""
+    if not _is_there("torch", gathering):
+        return False
+    return adapter is not None or wishes.device != "auto" or wishes.offload != "none"
+
+
 def _device(wishes: Wishes, gathering: Gathering) -> str | None:
     from ckptfix.devices import choose_device
 
@@ -233,17 +241,20 @@ def _missing(error: CkptfixError, piece: str, wishes: Wishes, gathering: Gatheri
         gathering.problem(piece, error)
 
 
-def _adapter(
+def _adapter(wishes: Wishes, gathering: Gathering, stack: ExitStack) -> AdapterInput | None:
+    with gathering.piece("adapter"):
+        return read_adapter(_adapter_path(wishes, stack), wishes, gathering)
+    return None
+
+
+def _verified(
+    adapter: AdapterInput | None,
     wishes: Wishes,
     recipe: Recipe,
     gathering: Gathering,
-    stack: ExitStack,
     device: str | None,
     progress: Progress | None,
 ) -> AdapterInput | None:
-    adapter = None
-    with gathering.piece("adapter"):
-        adapter = read_adapter(_adapter_path(wishes, stack), wishes, gathering)
     if adapter is None or device is None:
         return adapter
     if wishes.skip_verify:

@@ -78,7 +78,11 @@ def tiny_pipeline(*, controlnet: bool = True) -> Any:
         "tokenizer": tokenizer,
         "tokenizer_2": tokenizer,
         "scheduler": diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="leading",
         ),
         "add_watermarker": False,
     }
@@ -87,9 +91,9 @@ def tiny_pipeline(*, controlnet: bool = True) -> Any:
     return diffusers.StableDiffusionXLPipeline(**parts)
 
 
-def tiny_adapter() -> dict[str, torch.Tensor]:
+def tiny_adapter(config: AdapterConfig = CONFIG) -> dict[str, torch.Tensor]:
     """A whole adapter for that UNet, by canonical name: takes 512 numbers as InstantID does, 70 K/V pairs."""
-    shapes = dict(resampler_tensors(CONFIG))
+    shapes = dict(resampler_tensors(config))
     for site in UNETS["sdxl"].sites:
         for template in ATTENTION_NAMES:
             shapes[template.replace("{site}", str(site.index))] = (WIDTHS[site.level], CONTEXT)
