@@ -46,15 +46,28 @@ def _part_chunks(checkpoint: ByteReader, part: Part) -> Iterator[bytes | memoryv
     if axis == 0:
         if run != checkpoint.manifest.records[span.record].size:
             checkpoint.check(span.record)
-        yield from checkpoint.chunks(span.record, start, run)
+        yield from _whole_elements(checkpoint.chunks(span.record, start, run), itemsize)
         return
     checkpoint.check(span.record)
     if run >= LEAST_RUN:
         for index in product(*map(range, part.shape[:axis])):
             offset = sum(place * stride for place, stride in zip(index, part.strides, strict=False))
-            yield from checkpoint.chunks(span.record, start + offset * itemsize, run)
+            yield from _whole_elements(checkpoint.chunks(span.record, start + offset * itemsize, run), itemsize)
     else:
         yield from _gathered(checkpoint, part, start)
+
+
+def _whole_elements(chunks: Iterator[memoryview], itemsize: int) -> Iterator[bytes | memoryview]:
+    """The same bytes cut between elements: pieces of an inflated record end anywhere."""
+    left = b""
+    for chunk in chunks:
+        if not left and len(chunk) % itemsize == 0:
+            yield chunk
+            continue
+        data = left + chunk
+        cut = len(data) - len(data) % itemsize
+        left = data[cut:]
+        yield data[:cut]
 
 
 def _dense_from(shape: Shape, strides: Shape) -> int:
