@@ -50,7 +50,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 torture: $(READY)
-	$(BIN)/python -m tests.killing
+	$(BIN)/python -m tests.torture
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzing

@@ -1,4 +1,4 @@
-"""Inspect, convert and verify InstantID and IP-Adapter checkpoints: the public functions and their results.
+"""Inspect, convert, verify and use InstantID and IP-Adapter checkpoints: the public functions and their results.
 
     import ckptfix
     ckptfix.inspect("ip-adapter.bin").exit_code
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ckptfix.conversion import Conversion, convert
     from ckptfix.errors import CkptfixError, ExitCode
     from ckptfix.findings import Finding
+    from ckptfix.generation.attachment import attach
     from ckptfix.inspection import Inspection, inspect
     from ckptfix.loading import load
     from ckptfix.verification import Verification, verify
@@ -29,6 +30,7 @@ __all__ = [
     "Inspection",
     "Verification",
     "__version__",
+    "attach",
     "convert",
     "inspect",
     "load",
@@ -42,6 +44,7 @@ _HOME = {
     "Finding": "findings",
     "Inspection": "inspection",
     "Verification": "verification",
+    "attach": "generation.attachment",
     "convert": "conversion",
     "inspect": "inspection",
     "load": "loading",

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "Rewrite a checkpoint in the canonical layout, or another.",
     "verify": "Run the image projection and prove that it computes right.",
     "generate": "Make a picture of a face with an adapter and an SDXL base.",
+    "generate": "Make a picture of a face with an adapter and an SDXL base.",
     "demo": "Show the three commands at work on a file made for it.",
     "layouts": "List the known layouts, or print the rules of one.",
     "completion": "Print the completion script for a shell.",
@@ -85,7 +86,7 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 )
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Inspect, convert and verify InstantID and IP-Adapter checkpoints.
+    """Inspect, convert, verify and use InstantID and IP-Adapter checkpoints.
 
     Reads .bin and .safetensors files without torch and without running code
     from them. Never invents a weight.
@@ -136,17 +137,16 @@ def _run_command(given: list[str], settings: Settings) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        return _fail(_usage_error(error), settings)
+        return _fail(_usage_error(error, given), settings)
     except CkptfixError as error:
         return _fail(error, settings)
     except (KeyboardInterrupt, click.Abort):
         return _fail(_interrupted(), settings)
 
 
-def _usage_error(error: click.ClickException) -> UsageError:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "ckptfix"
-    hint = f"{path} --help lists the options"
+def _usage_error(error: click.ClickException, given: Sequence[str]) -> UsageError:
+    command = next((word for word in given if word in COMMANDS), None)
+    hint = f"{f'ckptfix {command}' if command else 'ckptfix'} --help lists the options"
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
         message = f"there is no option {error.option_name}"

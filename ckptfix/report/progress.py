@@ -68,13 +68,13 @@ class ProgressBar:
 
 def _started() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color=not wants_colour(sys.stderr), markup=False, emoji=False, highlight=False)
     columns = (
         TextColumn("{task.description:<14}", markup=False),
         BarColumn(bar_width=30),
-        TaskProgressColumn(markup=False),
+        TextColumn("{task.percentage:>3.0f}%", markup=False),
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=console, transient=True)
