@@ -7,16 +7,19 @@ import collections
 import io
 import pickle
 import pickletools
+import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
+from ckptfix.formats import open_checkpoint
 from ckptfix.reference import AdapterConfig
 from tests.fixtures import adapters
 from tests.fixtures import broken_files as files
@@ -47,15 +50,29 @@ def saved(content: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def legacy(data: bytes) -> LegacySample:
-    """The parts of a sound legacy file."""
+def legacy(content: Any) -> LegacySample:
+    """A legacy file in parts. torch names storages after their addresses in memory; here they are numbered."""
+    data = saved(content, _use_new_zipfile_serialization=False)
     stream = io.BytesIO(data)
     pickles = []
     for _ in range(5):
         start = stream.tell()
         collections.deque(pickletools.genops(stream), maxlen=0)
         pickles.append(data[start : stream.tell()])
-    return LegacySample(pickles, data[stream.tell() :])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "legacy.bin"
+        path.write_bytes(data)
+        with open_checkpoint(path) as checkpoint:
+            manifest = checkpoint.manifest
+    records = [manifest.records[tensor.span.record] for tensor in manifest.tensors.values()]
+    tail = b""
+    listed = []
+    for number, record in enumerate(dict.fromkeys(records)):
+        listed.append(files.text(f"{number:014}"))
+        pickles[3] = pickles[3].replace(files.text(record.name), listed[-1])
+        tail += data[record.position - 8 : record.position + record.size]
+    pickles[4] = files.proto(files.EMPTY_LIST + files.MARK + b"".join(listed) + b"e")
+    return LegacySample(pickles, tail)
 
 
 def values() -> dict[str, Any]:
@@ -98,8 +115,8 @@ def all_bases() -> list[Base]:
         zip_base("zip-module", saved(torch.nn.BatchNorm1d(2))),
         zip_base("zip-hostile", files.torch_zip(hostile["computed"])),
         zip_base("zip-hostile-builder", files.torch_zip(hostile["builder_argument"])),
-        Base("legacy", legacy(saved(values(), _use_new_zipfile_serialization=False)), weight=3),
-        Base("legacy-module", legacy(saved(torch.nn.Linear(2, 1), _use_new_zipfile_serialization=False))),
+        Base("legacy", legacy(values()), weight=3),
+        Base("legacy-module", legacy(torch.nn.BatchNorm1d(1))),
         Base("safetensors", HeaderSample.parse(files.healthy_safetensors()), weight=3),
         Base("safetensors-dtypes", HeaderSample.parse(save_safetensors(_many_dtypes(), {"format": "pt"})), weight=2),
         Base("gzip", RawSample(files.gzipped(files.healthy_zip()))),
@@ -119,7 +136,7 @@ def all_bases() -> list[Base]:
 _RAW: dict[str, Callable[[], bytes]] = {
     "zip": files.healthy_zip,
     "torch": lambda: saved(values()),
-    "legacy": lambda: saved(values(), _use_new_zipfile_serialization=False),
+    "legacy": lambda: legacy(values()).build(),
     "safetensors": files.healthy_safetensors,
     "pickle": lambda: pickle.dumps({"a": [1, 2.5, "x", b"y", None], "b": {1, 2}}, 4),
     "pickle-0": lambda: pickle.dumps({"a": [1, 2.5, "x", None]}, 0),

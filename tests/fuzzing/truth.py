@@ -61,8 +61,9 @@ def _word(key: Any) -> str:
 
 
 def torch_content(tensor: torch.Tensor) -> Content:
-    dense = torch.empty(tensor.numel(), dtype=tensor.dtype)  # a fresh one: contiguous() keeps odd strides of size 1
-    dense.copy_(tensor.detach().reshape(-1))
+    dense = tensor.detach().contiguous().reshape(-1)
+    if dense.numel() == 1 and dense.stride(0) != 1:  # contiguous() keeps odd strides of size 1
+        dense = dense.as_strided((1,), (1,))
     data = dense.view(torch.uint8).numpy().tobytes() if dense.numel() else b""
     dtype = DTYPE_OF_TORCH.get(str(tensor.dtype).removeprefix("torch."))
     return Content(dtype.name if dtype else str(tensor.dtype), tuple(tensor.shape), data)
