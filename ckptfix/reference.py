@@ -61,11 +61,11 @@ class AdapterConfig:
         return math.floor(self.ff_mult * self.dim + 1e-6)
 
     def constructor(self) -> str:
-        """The call that builds a fitting Resampler, for InstantX's class and for ours."""
+        """The call that builds a fitting Resampler with InstantX's class."""
         names = ["dim", "depth", "dim_head", "heads", "num_queries", "embedding_dim", "output_dim"]
         if self.ff_mult != 4:
             names.append("ff_mult")
-        return f"Resampler({', '.join(f'{name}={getattr(self, name):g}' for name in names)})"
+        return f"Resampler({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
 
     def to_dict(self) -> dict[str, int | float]:
         return {name: getattr(self, name) for name in CONFIG_FIELDS}
