@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ckptfix.conversion import Conversion, convert
     from ckptfix.errors import CkptfixError, ExitCode
     from ckptfix.findings import Finding
+    from ckptfix.generation import Generation, Wishes, generate
     from ckptfix.generation.attachment import attach
     from ckptfix.inspection import Inspection, inspect
     from ckptfix.loading import load
@@ -27,11 +28,14 @@ __all__ = [
     "Conversion",
     "ExitCode",
     "Finding",
+    "Generation",
     "Inspection",
     "Verification",
+    "Wishes",
     "__version__",
     "attach",
     "convert",
+    "generate",
     "inspect",
     "load",
     "verify",
@@ -42,10 +46,13 @@ _HOME = {
     "Conversion": "conversion",
     "ExitCode": "errors",
     "Finding": "findings",
+    "Generation": "generation",
     "Inspection": "inspection",
     "Verification": "verification",
+    "Wishes": "generation",
     "attach": "generation.attachment",
     "convert": "conversion",
+    "generate": "generation",
     "inspect": "inspection",
     "load": "loading",
     "verify": "verification",
