@@ -119,8 +119,8 @@ CALLED_THROUGH: Final[Mapping[str, tuple[str, ...]]] = {
     "torch._tensor._rebuild_from_type": ("call", "make"),
     "torch._tensor._rebuild_from_type_v2": ("call", "make"),
     "torch._utils._rebuild_wrapper_subclass": ("make",),
-    "copyreg._reconstructor": ("make", "make"),
-    "copy_reg._reconstructor": ("make", "make"),
+    "copyreg._reconstructor": ("make", "call"),  # runs base.__init__
+    "copy_reg._reconstructor": ("make", "call"),
     "numpy.core.multiarray._reconstruct": ("make",),
     "numpy._core.multiarray._reconstruct": ("make",),
 }
