@@ -47,7 +47,7 @@ lint: $(READY)
 check: lint test
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
 torture: $(READY)
 	$(BIN)/python -m tests.torture
