@@ -193,7 +193,7 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
         heads = inner // dim_head
     if dim_head is None and heads and inner % heads == 0:
         dim_head = inner // heads
-    if not heads or not dim_head or heads * dim_head != inner:
+    if not heads or not dim_head or heads < 0 or heads * dim_head != inner:
         raise RefusedError(
             f"heads {heads or '?'} x dim_head {dim_head or '?'} does not make the inner width {inner} of this file",
             hint=f"give --heads and --dim-head whose product is {inner}; published adapters use dim_head 64",
@@ -203,11 +203,13 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
 
 
 def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple[UNet, Status]:
-    """By the width of the text side where it is a known one, else by the site numbers that occur."""
+    """By the width of the text side if it is a known one and most sites are that UNet's, else by the site numbers."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
-    by_width = {unet.cross_attention_dim: unet for unet in UNETS.values()}
-    if status == "confirmed" and output_dim in by_width:
-        return by_width[output_dim], "confirmed"
+    by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == output_dim), None)
+    if status == "confirmed" and by_width is not None:
+        its_own = sum(site <= by_width.sites[-1].index for site in sites)
+        if 2 * its_own >= len(sites):
+            return by_width, "confirmed"
     if not sites:
         return UNETS["sdxl"], "assumed"
     fits = [unet for unet in (UNETS["sd15"], UNETS["sdxl"]) if max(sites) <= unet.sites[-1].index]
@@ -215,7 +217,10 @@ def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple
 
 
 def _level_widths(shapes: Mapping[str, Shape], unet: UNet) -> dict[int, int]:
-    """The width that most K/V tensors of each level have; a level without any keeps the UNet's published one."""
+    """The width that most K/V tensors of each level have; a level without any keeps the UNet's published one.
+
+    Where K and V of a level's only site disagree, the widths of the other levels decide.
+    """
     levels = {site.index: site for site in unet.sites}
     votes: dict[int, Counter[int]] = {}
     for name, shape in shapes.items():
@@ -223,7 +228,8 @@ def _level_widths(shapes: Mapping[str, Shape], unet: UNet) -> dict[int, int]:
         if found and len(shape) == 2 and int(found[1]) in levels:
             votes.setdefault(levels[int(found[1])].level, Counter())[shape[0]] += 1
     published = {site.level: site.width for site in unet.sites}
+    everywhere = sum(votes.values(), Counter[int]())
     return {
-        level: max(counts, key=lambda width: (counts[width], width == published[level], -width))
+        level: max(counts, key=lambda width: (counts[width], width == published[level], everywhere[width], -width))
         for level, counts in votes.items()
     }
