@@ -261,3 +261,21 @@ def test_names_in_an_archive_write_nowhere(tmp_path: Path, member: str) -> None:
     assert found.code == (ExitCode.UNREADABLE if "\\" in member else ExitCode.PROBLEM)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
     assert not Path("/tmp/out.bin").exists()
+
+
+# -- what our own fuzzer found -----------------------------------------------------------------------------------------
+
+
+def test_a_state_set_on_a_tensor(tmp_path: Path) -> None:
+    """torch calls `set_` with it, so that the tensor becomes another one."""
+    found = refused(write(tmp_path / "a.bin", holding(TENSOR + files.EMPTY_DICT + files.BUILD)))
+    assert (found.code, found.error["code"]) == (ExitCode.UNREADABLE, "pickle")
+    assert found.error["message"] == "data.pkl cannot be read: the pickle changes a finished tensor at byte 277"
+
+
+def test_an_ordered_dictionary_of_a_tuple_of_pairs(tmp_path: Path) -> None:
+    pairs = files.tuple_of(files.tuple_of(files.text("c"), TENSOR))
+    found = call(
+        "inspect", "--json", write(tmp_path / "a.bin", holding(files.call("collections", "OrderedDict", pairs)))
+    )
+    assert found.document["unexpected"] == ["a", "b.c"]

@@ -176,6 +176,8 @@ class Machine:
 
     def build(self, state: Any) -> None:
         target = self.top()
+        if _builds_tensor(target):  # torch would call set_ with the state: another shape, another storage
+            raise PickleError(f"the pickle changes a finished tensor at byte {self.offset:,}")
         if isinstance(target, (Call, PickledDict)):
             target.state = state
         else:
@@ -196,7 +198,7 @@ def _plain(name: str, arguments: Any) -> Any:
         # how protocols 0 to 2 write bytes
         return _latin(arguments[0])
     if name in DICTIONARIES:
-        return _dictionary(arguments[name == "collections.defaultdict" :])
+        return _dictionary(arguments[name == "collections.defaultdict" :], counts=name == "collections.Counter")
     return None
 
 
@@ -206,12 +208,15 @@ def _latin(text: Any) -> bytes | Long | None:
     return text.encode("latin-1") if isinstance(text, str) else None
 
 
-def _dictionary(given: tuple[Any, ...]) -> PickledDict | None:
+def _dictionary(given: tuple[Any, ...], *, counts: bool) -> PickledDict | None:
+    """The dictionary made of another one or of pairs; a Counter would count the pairs."""
     if not given:
         return PickledDict()
     pairs = given[0]
     if isinstance(pairs, PickledDict):
         return PickledDict(list(pairs.items or ()))
-    if isinstance(pairs, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+    if counts or not isinstance(pairs, (list, tuple)):
+        return None
+    if all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         return PickledDict([part for pair in pairs for part in pair])
     return None
