@@ -260,5 +260,17 @@ def test_every_test_dependency_is_pinned() -> None:
     assert {re.split(r"[><=~\[; ]", line)[0].lower().replace("_", "-") for line in wanted} - pinned == set()
 
 
+def test_every_data_file_is_packaged() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["ckptfix"]
+    packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    present = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert present == packaged
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    assert {path.parent for path in PACKAGE.rglob("*.py") if not (path.parent / "__init__.py").exists()} == set()
+
+
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

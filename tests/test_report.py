@@ -14,7 +14,7 @@ from ckptfix.errors import UsageError
 from ckptfix.findings import Finding
 from ckptfix.inspection import inspect
 from ckptfix.report.errors import error_lines
-from ckptfix.report.findings import add_findings
+from ckptfix.report.findings import add_findings, add_hint
 from ckptfix.report.inspection_page import inspection_page
 from ckptfix.report.numbers import seconds, size
 from ckptfix.report.page import Page
@@ -106,6 +106,16 @@ def test_a_command_is_never_broken_and_prose_is() -> None:
         "               --against y compares with\n"
         "               a recorded run and shows\n"
         "               the rest\n"
+    )
+
+
+def test_a_command_at_the_end_of_a_sentence_has_its_own_line() -> None:
+    page = Page(40)
+    add_hint(page, "to leave them out on purpose: ckptfix convert evil.bin --drop-unexplained --out fixed.safetensors")
+    assert text_of(page) == (
+        "  hint         to leave them out on\n"
+        "               purpose:\n"
+        "               ckptfix convert evil.bin --drop-unexplained --out fixed.safetensors\n"
     )
 
 

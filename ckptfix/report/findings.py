@@ -24,11 +24,15 @@ def add_findings(page: Page, findings: Iterable[Finding]) -> None:
 
 
 def add_hint(page: Page, hint: str) -> None:
-    """What to do, a command that it consists of unbroken."""
-    if _is_command(hint):
-        page.command("hint", hint)
-    else:
+    """What to do; a command in it, or that it consists of, unbroken on a line of its own."""
+    prose, found, rest = hint.rpartition(": ckptfix ")
+    command = f"ckptfix {rest}" if found else hint
+    if not _is_command(command):
         page.labelled("hint", hint)
+        return
+    if found:
+        page.labelled("hint", f"{prose}:")
+    page.command("" if found else "hint", command)
 
 
 def _is_command(hint: str) -> bool:
