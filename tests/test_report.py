@@ -109,6 +109,15 @@ def test_a_command_is_never_broken_and_prose_is() -> None:
     )
 
 
+def test_many_findings_of_one_kind_are_counted() -> None:
+    page = Page(80)
+    add_findings(page, [Finding("clash", "error", f"number {number}") for number in range(7)])
+    assert text_of(page) == (
+        "".join(f"  error        number {number}\n" for number in range(5))
+        + "               and 2 findings more of the kind clash; --json lists them\n"
+    )
+
+
 def test_a_command_at_the_end_of_a_sentence_has_its_own_line() -> None:
     page = Page(40)
     add_hint(page, "to leave them out on purpose: ckptfix convert evil.bin --drop-unexplained --out fixed.safetensors")
