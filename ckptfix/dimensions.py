@@ -75,7 +75,7 @@ def read_dimensions(
         sizes["inner"] = _assumed_inner(fallback, heads, dim_head)
     known_heads, known_dim_head = _head_counts(sizes["inner"], heads, dim_head)
     ratio = sizes["hidden"] / sizes["dim"]
-    unet, unet_status = _unet(kept, sizes["output_dim"], status["output_dim"])
+    unet, unet_status = _unet(kept, sizes["output_dim"], status["output_dim"], fallback)
     config = AdapterConfig(
         dim=sizes["dim"],
         depth=depth or fallback.depth,
@@ -125,13 +125,13 @@ def _depth(shapes: Mapping[str, Shape]) -> int | None:
     if not per_block:
         return None
     each = sum("{block}" in template for template in RESAMPLER_SHAPES)
-
-    def problems(depth: int) -> int:
-        missing = sum(each - per_block.get(block, 0) for block in range(depth))
-        return missing + sum(count for block, count in per_block.items() if block >= depth)
-
+    best, fewest, problems = 1, per_block.total(), per_block.total()
     # Past the number of blocks that occur at all, every further one is missing whole: no need to look there.
-    return min(range(1, min(max(per_block), len(per_block)) + 2), key=lambda depth: (problems(depth), -depth))
+    for depth in range(1, min(max(per_block), len(per_block)) + 2):
+        problems += each - 2 * per_block[depth - 1]  # what is missing of this block, less what is no longer to spare
+        if depth == 1 or problems <= fewest:
+            best, fewest = depth, problems
+    return best
 
 
 # Shape, symbols, and weight of the vote: K/V pairs only break ties among the tensors of the projection.
@@ -202,7 +202,9 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
     return heads, dim_head
 
 
-def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple[UNet, Status]:
+def _unet(
+    shapes: Mapping[str, Shape], output_dim: int, status: Status, fallback: AdapterConfig
+) -> tuple[UNet, Status]:
     """By the width of the text side if it is a known one and most sites are that UNet's, else by the site numbers."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
     by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == output_dim), None)
@@ -211,9 +213,10 @@ def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status) -> tuple
         if 2 * its_own >= len(sites):
             return by_width, "confirmed"
     if not sites:
-        return UNETS["sdxl"], "assumed"
-    fits = [unet for unet in (UNETS["sd15"], UNETS["sdxl"]) if max(sites) <= unet.sites[-1].index]
-    return (fits[0], "inferred") if fits else (UNETS["sdxl"], "assumed")
+        return UNETS[fallback.unet or "sdxl"], "assumed"
+    numbers = set(sites)
+    misfits = {name: len(numbers ^ {site.index for site in UNETS[name].sites}) for name in ("sd15", "sdxl")}
+    return UNETS[min(misfits, key=misfits.__getitem__)], "inferred"
 
 
 def _level_widths(shapes: Mapping[str, Shape], unet: UNet) -> dict[int, int]:

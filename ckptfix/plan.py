@@ -131,9 +131,10 @@ def build_plan(
     expected = resampler_tensors(dimensions.config) | dimensions.attention_shapes()
     sizes = {"heads": dimensions.config.heads, "dim_head": dimensions.config.dim_head}
     broken = {problem.name for problem in ill_shaped}
-    made = {output: claim for claim in claims.claims if claim.complete for output in claim.outputs}
+    fitting = [claim for claim in claims.claims if all(output in expected for output in claim.outputs)]
+    made = {output: claim for claim in fitting if claim.complete for output in claim.outputs}
     for name, shape in shapes.items():
-        if name in expected and shape != expected[name]:
+        if name in made and shape != expected[name]:
             inputs = tuple(filter(None, made[name].inputs))
             ill_shaped.append(IllShaped(name, inputs, show(expected[name]), show(shape)))
             broken.add(name)
@@ -141,7 +142,7 @@ def build_plan(
     unexpected = list(claims.unexplained)
     for claim in claims.claims:
         inputs = tuple(filter(None, claim.inputs))
-        if not any(output in expected for output in claim.outputs):
+        if not all(output in expected for output in claim.outputs):
             unexpected.extend(inputs)
         elif not claim.complete or any(output in broken for output in claim.outputs):
             steps.append(Step(claim.rule.op, inputs, claim.outputs, claim.absent))
