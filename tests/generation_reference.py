@@ -28,10 +28,10 @@ class Job:
 
     prompt: str = "a portrait"
     negative: str = "blurry"
-    steps: int = 4
+    steps: int = 3
     guidance: float = 5.0
     width: int = 128
-    height: int = 128
+    height: int = 64
     seed: int = 11
 
 
@@ -49,7 +49,12 @@ def face_tokens(adapter: Mapping[str, Tensor], config: AdapterConfig, embedding:
 
 
 def sample(
-    pipe: Any, adapter: Mapping[str, Tensor], config: AdapterConfig, embedding: Tensor, keypoints: Tensor | None, job: Job
+    pipe: Any,
+    adapter: Mapping[str, Tensor],
+    config: AdapterConfig,
+    embedding: Tensor,
+    keypoints: Tensor | None,
+    job: Job,
 ) -> Sampled:
     """`pipe` lends its networks: a plain pipeline, nothing attached. `keypoints` (3, H, W) from 0 to 1."""
     halves = 2 if job.guidance > 1 else 1
@@ -127,7 +132,9 @@ class _Attention:
     def __init__(self, keys: Tensor | None, values: Tensor | None) -> None:
         self.keys, self.values = keys, values
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = _heads(attn.to_q(hidden_states), attn.heads)
         mixed = _mix(query, _heads(attn.to_k(seen), attn.heads), _heads(attn.to_v(seen), attn.heads))
@@ -140,7 +147,7 @@ class _Attention:
 
 
 def _heads(rows: Tensor, heads: int) -> Tensor:
-    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rows.reshape(*rows.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -83,14 +83,23 @@ class Attachment:
         """How much the face weighs in the UNet; 0 is plain SDXL. diffusers alone starts at 1.0."""
         self.pipe.set_ip_adapter_scale(float(scale))
 
-    @contextmanager
-    def __call__(self, embedding: Any, *, guidance_scale: float = 5.0) -> Iterator[dict[str, Any]]:
-        """Keyword arguments for one call of the pipeline, or several with one prompt each.
+    def __call__(self, embedding: Any, *, guidance_scale: float = 5.0) -> AbstractContextManager[dict[str, Any]]:
+        """Keyword arguments for calls of the pipeline with one prompt each.
 
         `embedding` is the raw (not normalised) face embedding. The face tokens are computed once, not on every step,
         and given to the IdentityNet in the place of the text for as long as the context lasts.
+        UsageError for an embedding of another width or one that is not finite; a warning if it was normalised.
         """
-        tokens = self.tokens(embedding, guidance=guidance_scale > 1)
+        if abs(float(torch.as_tensor(embedding).float().norm()) - 1) < 0.01:
+            warnings.warn(
+                "the embedding has length 1, so it was normalised: InstantID takes the raw one (length about 15 to "
+                "30), insightface's face.embedding and not face.normed_embedding",
+                stacklevel=2,
+            )
+        return self._ready(self.tokens(embedding, guidance=guidance_scale > 1), guidance_scale)
+
+    @contextmanager
+    def _ready(self, tokens: Tensor, guidance_scale: float) -> Iterator[dict[str, Any]]:
         layers = self.pipe.unet.encoder_hid_proj.image_projection_layers
         net = self._identity_net()
         with ExitStack() as stack:
@@ -136,7 +145,7 @@ def face_tokens(controlnet: nn.Module, tokens: Tensor) -> Iterator[None]:
 
 
 def face_rows(embedding: Any, width: int, *, guidance: bool) -> Tensor:
-    """(2, 1, width), zeros before the embedding, or (1, 1, width), in float32; warns of an embedding of length 1."""
+    """(2, 1, width), zeros before the embedding, or (1, 1, width), in float32."""
     face = torch.as_tensor(embedding).detach().float()
     if face.numel() != width:
         raise UsageError(
@@ -146,12 +155,6 @@ def face_rows(embedding: Any, width: int, *, guidance: bool) -> Tensor:
         )
     if not bool(face.isfinite().all()):
         raise UsageError("the embedding holds numbers that are not finite", hint="compute it again", code="embedding")
-    if abs(float(face.norm()) - 1) < 0.01:
-        warnings.warn(
-            "the embedding has length 1, so it was normalised: InstantID takes the raw one (length about 15 to 30), "
-            "insightface's face.embedding and not face.normed_embedding",
-            stacklevel=5,
-        )
     face = face.reshape(1, 1, width)
     return torch.cat((torch.zeros_like(face), face)) if guidance else face
 
