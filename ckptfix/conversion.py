@@ -28,6 +28,9 @@ from ckptfix.plan import Plan, Step, retarget
 from ckptfix.proof import Prover, proof_path
 from ckptfix.text import printable
 
+# Findings of reading that name tensors which are gone; `--partial` keeps the others.
+LOSSES = frozenset({"truncated", "checksum", "missing-record"})
+
 PathLike = str | os.PathLike[str]
 
 
@@ -197,7 +200,7 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
     """The result as far as names alone decide it."""
     accepted = {"unexpected"} if wanted.drop_unexplained else set()
     if wanted.partial:
-        accepted |= {"missing", "truncated"}
+        accepted |= {"missing", *LOSSES}
     findings = (*plan.manifest.findings, *plan_findings(plan))
     blocking = [finding for finding in findings if finding.severity == "error" and finding.code not in accepted]
     refused = bool(blocking) or not plan.outputs
@@ -219,7 +222,7 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
         dropped=dropped,
         dry_run=dry_run,
         refused=refused,
-        partial=wanted.partial and bool(plan.missing),
+        partial=wanted.partial and (bool(plan.missing) or any(finding.code in LOSSES for finding in findings)),
     )
 
 

@@ -81,7 +81,8 @@ def test_a_cut_file_says_how_much_is_whole(tmp_path: Path) -> None:
     error = refusal_of(path)
     assert (error.exit_code, error.code) == (ExitCode.UNREADABLE, "truncated")
     assert error.message == "is cut: 10 bytes missing at its end, 1 of 2 tensors are whole"
-    assert error.hint == "get the file again, or keep what is whole: ckptfix convert --partial"
+    command = f"ckptfix convert {path} --partial --out partial.safetensors"
+    assert error.hint == f"get the file again, or keep what is whole: {command}"
     manifest = manifest_of(path, partial=True)
     assert list(manifest.tensors) == ["a"]
     assert manifest.findings[1].message == "is cut: 10 bytes missing at its end, 1 of 2 tensors are whole; lost: b"

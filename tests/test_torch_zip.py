@@ -266,7 +266,7 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path: Path, tensor: bytes, 
 
 def test_a_tensor_without_its_record_is_refused(tmp_path: Path) -> None:
     error = refusal_of(write(tmp_path / "a.bin", one_tensor(files.tensor("5", (1,)))))
-    assert (error.code, error.message) == ("missing-record", "1 tensor of 1 have no stored data: a")
+    assert (error.code, error.message) == ("missing-record", "has no stored data for 1 of 1 tensor: a")
 
 
 def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_the_words_for_a_cut_file(tmp_path: Path, whole: Path) -> None:
     path = write(tmp_path / "cut.bin", whole.read_bytes()[: marks[2] - 40])
     error = refusal_of(path)
     assert error.message == "is cut: at least 440 bytes missing at its end, 2 of 5 tensors are whole"
-    assert error.hint == "get the file again, or keep what is whole: ckptfix convert --partial"
+    command = f"ckptfix convert {path} --partial --out partial.safetensors"
+    assert error.hint == f"get the file again, or keep what is whole: {command}"
     (finding,) = manifest_of(path, partial=True).findings
     assert finding.message == (
         "is cut: at least 440 bytes missing at its end, 2 of 5 tensors are whole; "

@@ -28,7 +28,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint file and read its index; tensor bytes stay on disk until they are asked for.
 
-    With `partial` a cut file gives a manifest of exactly the tensors that are whole, and a finding `truncated`.
+    With `partial` a cut or damaged file gives a manifest of exactly the tensors that are whole, and a finding
+    `truncated`, `checksum` or `missing-record` that names the others.
     Raises `UsageError` (no such file), `UnreadableError`, `UnsafeError`.
     """
     return open_source(open_local(path), suffix=Path(path).suffix, limits=limits, partial=partial)
@@ -97,7 +98,7 @@ def _read_zip(source: ByteSource, limits: Limits, *, partial: bool) -> Manifest 
     if any(entry.name.rpartition("/")[2] == "data.pkl" for entry in directory):
         from ckptfix.formats.torch_zip import read_torch_zip
 
-        return read_torch_zip(source, directory, limits)
+        return read_torch_zip(source, directory, limits, partial=partial)
     from ckptfix.formats.unpacking import unzip, wrapped_entry
 
     return unzip(source, wrapped_entry(directory, source), limits)

@@ -6,12 +6,13 @@ Source: pytorch, torch/serialization.py (_save, _load) and caffe2/serialize/inli
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
-from ckptfix.errors import UnreadableError
+from ckptfix.errors import DamagedError, UnreadableError
 from ckptfix.findings import Finding
-from ckptfix.formats.bytesource import ByteSource, read_at
+from ckptfix.formats.bytesource import ByteSource, chunks_of, read_at
+from ckptfix.formats.cut import salvage_hint
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled, PickleError
@@ -23,7 +24,7 @@ from ckptfix.formats.torch_findings import (
     unsafe_first,
     use_findings,
 )
-from ckptfix.formats.torch_tensors import IllFormedError, Locate, Storage, StorageId, collect_tensors
+from ckptfix.formats.torch_tensors import Contents, IllFormedError, Locate, Storage, StorageId, collect_tensors
 from ckptfix.formats.zip_directory import Entry
 from ckptfix.manifest import DTYPE_OF_TORCH, Manifest, Record
 from ckptfix.text import plural, printable, some
@@ -31,15 +32,27 @@ from ckptfix.text import plural, printable, some
 _SMALL = 1 << 10
 
 
-def read_torch_zip(source: ByteSource, directory: Iterable[Entry], limits: Limits) -> Manifest:
-    """The manifest of a whole archive with this directory. Raises `UnreadableError`, `UnsafeError`."""
+def read_torch_zip(
+    source: ByteSource, directory: Iterable[Entry], limits: Limits, *, partial: bool = False
+) -> Manifest:
+    """The manifest of a whole archive with this directory; with `partial` of the tensors whose records are sound.
+
+    Raises `UnreadableError`, `UnsafeError`.
+    """
     entries = {entry.name: entry for entry in directory}
     prefix = find_prefix(entries, source)
     findings: list[Finding] = []
     data = read_small(source, entries[prefix + "data.pkl"], limits, findings)
+    if partial and findings:
+        raise UnreadableError(
+            findings[0].message,
+            hint="get the file again; nothing can be recovered",
+            code="checksum",
+            source=source.name,
+        )
     pickled = parse_pickle(data, limits, source.name)
     with unsafe_first(pickled.uses, source.name):
-        return _manifest(source, entries, prefix, pickled, limits, findings)
+        return _manifest(source, entries, prefix, pickled, limits, findings, partial=partial)
 
 
 def _manifest(
@@ -49,6 +62,8 @@ def _manifest(
     pickled: Pickled,
     limits: Limits,
     findings: list[Finding],
+    *,
+    partial: bool,
 ) -> Manifest:
     byteorder = _byteorder(source, entries.get(prefix + "byteorder"), limits, findings)
     checksums = any(entry.crc for entry in entries.values())
@@ -59,15 +74,11 @@ def _manifest(
         for entry in entries.values()
         if not entry.name.endswith("/")
     }
-    contents = collect_tensors(pickled.root, locator(records, prefix), _total(records), limits, source.name)
+    damaged = {name for name, record in records.items() if partial and not is_sound(source, record, limits)}
+    sound = {name: record for name, record in records.items() if name not in damaged}
+    contents = collect_tensors(pickled.root, locator(sound, prefix), _total(records), limits, source.name)
     if contents.absent:
-        raise UnreadableError(
-            f"{plural(len(contents.absent), 'tensor')} of {len(contents.absent) + len(contents.tensors):,} "
-            f"have no stored data: {some(contents.absent)}",
-            hint="get the file again, or keep what is whole: ckptfix convert --partial",
-            code="missing-record",
-            source=source.name,
-        )
+        findings.append(_report_absent(contents, damaged, source.name, partial=partial))
     findings += archive_findings(records, prefix, checksums=checksums)
     findings += use_findings(pickled.uses)
     findings += content_findings(contents, byteorder)
@@ -81,6 +92,36 @@ def _manifest(
         objects=contents.objects,
         findings=tuple(findings),
     )
+
+
+def is_sound(source: ByteSource, record: Record, limits: Limits) -> bool:
+    """Whether a record's data agrees with its checksum, or it has none."""
+    if record.crc is None:
+        return True
+    parts: Iterable[bytes | memoryview] = chunks_of(source, record.position, record.size)
+    if record.deflated:
+        what = printable(record.name)
+        parts = inflate(source, record.position, record.stored_size, limits, what=what, size=record.size)
+    crc = 0
+    try:
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+    except DamagedError:
+        return False
+    return crc == record.crc
+
+
+def _report_absent(contents: Contents, damaged: Collection[str], source: str, *, partial: bool) -> Finding:
+    """The finding for tensors without sound data; raises it as `UnreadableError` unless `partial`."""
+    lost = contents.absent
+    total = plural(len(lost) + len(contents.tensors), "tensor")
+    if not partial:
+        message = f"has no stored data for {len(lost):,} of {total}: {some(lost)}"
+        raise UnreadableError(message, hint=salvage_hint(source), code="missing-record", source=source, lost=lost)
+    why = "data that fails its checksum" if damaged else "no stored data"
+    message = f"has {why} for {len(lost):,} of {total}; lost: {some(lost)}"
+    code = "checksum" if damaged else "missing-record"
+    return Finding(code, "error", message, "get the whole file if you can", tuple(lost))
 
 
 def _total(records: Mapping[str, Record]) -> int:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ckptfix.errors import UnreadableError
-from ckptfix.formats.bytesource import ByteSource, chunks_of, read_at, read_some
+from ckptfix.formats.bytesource import ByteSource, read_at, read_some
 from ckptfix.formats.cut import report_cut
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled
 from ckptfix.formats.torch_findings import content_findings, unsafe_first, use_findings
 from ckptfix.formats.torch_tensors import IllFormedError, RefusedError, collect_tensors, storage_id
-from ckptfix.formats.torch_zip import locator, parse_pickle
+from ckptfix.formats.torch_zip import is_sound, locator, parse_pickle
 from ckptfix.formats.zip_directory import (
     DEFLATED,
     DESCRIPTOR_SIGNATURE,
@@ -135,15 +135,7 @@ class _Walk:
         """The records whose data agrees with the checksum, or all where the writer switched checksums off."""
         if not any(record.crc for record in self.records.values()):
             return {name: replace(record, crc=None) for name, record in self.records.items()}
-        return {name: record for name, record in self.records.items() if self._is_sound(record)}
-
-    def _is_sound(self, record: Record) -> bool:
-        if record.crc is None or record.deflated:
-            return True  # a deflated record is checked when it is read
-        crc = 0
-        for part in chunks_of(self._source, record.position, record.size):
-            crc = zlib.crc32(part, crc)
-        return crc == record.crc
+        return {name: record for name, record in self.records.items() if is_sound(self._source, record, self._limits)}
 
     def _read_header(self) -> _Header | None:
         raw = read_some(self._source, self._position, LOCAL.size)
