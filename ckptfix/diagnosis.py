@@ -12,18 +12,23 @@ from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import fold_names, folded
 from ckptfix.manifest import Manifest
+from ckptfix.other_models import other_model, part_of_several
 from ckptfix.plan import Plan
 from ckptfix.views import show
 
 
 def plan_findings(plan: Plan) -> tuple[Finding, ...]:
     """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
+    other = _other_model(plan)
+    if other is not None:
+        return (other,)
     if not plan.known:
         return (_unknown(plan),)
     return (
         *_rivals(plan),
         *_clashes(plan),
         *_missing(plan),
+        *_part_of_several(plan),
         *_unexpected(plan),
         *_ill_shaped(plan),
         *_layout(plan),
@@ -57,6 +62,19 @@ def convert_command(plan: Plan, *options: str) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _other_model(plan: Plan) -> Finding | None:
+    """What else the file may be, judged by what is left over where it holds no image projection."""
+    if any(name.startswith("image_proj.") for name in plan.outputs):
+        return None
+    return other_model(plan.unexpected if plan.outputs else (*plan.manifest.tensors, *plan.manifest.objects))
+
+
+def _part_of_several(plan: Plan) -> Iterator[Finding]:
+    part = part_of_several(plan.manifest.source) if plan.missing and not plan.manifest.parts else None
+    if part is not None:
+        yield part
 
 
 def _unknown(plan: Plan) -> Finding:
