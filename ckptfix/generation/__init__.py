@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ckptfix.errors import ExitCode, UsageError
 from ckptfix.generation.gathering import NotReadyError, Piece
 from ckptfix.generation.picture import Named, Origin, read_origin, sha256_of, write_picture
-from ckptfix.generation.preflight import Preflight, preflight
+from ckptfix.generation.preflight import Preflight, run_preflight
 from ckptfix.generation.wishes import SELF_TEST, TINY, Recipe, Wishes, make_recipe
 from ckptfix.text import plural, printable
 
@@ -95,7 +95,7 @@ def generate(
         say(f"--base tiny: {SELF_TEST}")
     recipe = make_recipe(wishes, recorded.recipe if recorded else None)
     with ExitStack() as stack:
-        ready = preflight(wishes, recipe, stack, say, progress)
+        ready = run_preflight(wishes, recipe, stack, say, progress)
         if wishes.dry_run:
             return _tried(wishes, ready, report)
         origin = _origin(wishes, ready)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from ckptfix.dimensions import Dimensions
 from ckptfix.errors import RefusedError
-from ckptfix.generation.models import Denoiser
+from ckptfix.generation.models import Base, ControlNet, Denoiser
 from ckptfix.reference import ATTENTION_NAMES, PRODUCTS, UNETS
+from ckptfix.text import printable
 from ckptfix.views import Shape
 
 FACE_NUMBERS = 512  # of an antelopev2 embedding
@@ -36,6 +37,20 @@ def check_fit(dimensions: Dimensions, wanted: Mapping[str, Shape]) -> None:
         f"the adapter does not fit this base: it has {_pairs(found)} ({made_for}), the base asks for {_pairs(wanted)}",
         hint=_base_hint(context, config.output_dim),
         code="other-base",
+    )
+
+
+def check_same_kind(base: Base, controlnet: ControlNet) -> None:
+    """RefusedError unless both are of the same widths."""
+    own, other = controlnet.denoiser, base.denoiser
+    if own == other:
+        return
+    raise RefusedError(
+        f"the ControlNet does not fit the base: widths {own.widths[0]}, {own.widths[1]} for {own.context} numbers per "
+        f"token, the base {other.widths[0]}, {other.widths[1]} for {other.context}",
+        hint="take the ControlNet that was trained on this kind of base",
+        code="other-base",
+        source=printable(controlnet.name),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptfix.errors import CkptfixError, RefusedError, UnreadableError
+from ckptfix.errors import CkptfixError, RefusedError, UnreadableError, UnsafeError
 from ckptfix.formats import open_checkpoint
 from ckptfix.text import printable
 
@@ -89,6 +89,7 @@ def read_base(folder: Path, name: str, *, half: bool) -> Base:
             code="other-base",
             source=printable(str(folder)),
         )
+    _check_origins(index, folder)
     absent = [part for part in (*WITH_WEIGHTS, *WITHOUT_WEIGHTS) if not (folder / part).is_dir()]
     variant = _variant([folder / part for part in WITH_WEIGHTS if part not in absent], half=half)
     parts = {part: _weights(folder / part, variant) for part in WITH_WEIGHTS if part not in absent}
@@ -102,6 +103,17 @@ def read_base(folder: Path, name: str, *, half: bool) -> Base:
         )
     denoiser = read_denoiser(folder / "unet")
     return Base(name, folder, denoiser, {part: weights for part, weights in parts.items() if weights}, variant)
+
+
+def _check_origins(index: Mapping[str, Any], folder: Path) -> None:
+    """diffusers imports whatever library model_index.json names for a part. UnsafeError for others than its own."""
+    for part, origin in index.items():
+        if isinstance(origin, list) and origin and origin[0] not in (None, "diffusers", "transformers"):
+            raise UnsafeError(
+                f"asks for code of {printable(str(origin[0]))} to be loaded as its {printable(part)}",
+                hint="take a base whose parts are all of diffusers and transformers",
+                source=printable(str(folder)),
+            )
 
 
 def read_single_file(path: Path, name: str, config: Path) -> Base:

@@ -106,8 +106,10 @@ def _nearest(path: Path) -> str | None:
             names = [entry.name for entry in found.iterdir()]
         except OSError:
             return None
-        close = difflib.get_close_matches(part, names, n=1, cutoff=0.6)
+        suffix = Path(part).suffix
+        stems = [name.removesuffix(suffix) for name in names if Path(name).suffix == suffix]
+        close = difflib.get_close_matches(part.removesuffix(suffix), stems, n=1, cutoff=0.6)
         if not close:
             return None
-        found = found / close[0]
+        found = found / (close[0] + suffix)
     return str(found)

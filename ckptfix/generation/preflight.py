@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -13,7 +14,7 @@ from ckptfix.errors import CkptfixError, UnavailableError, UsageError
 from ckptfix.formats.atomic import check_target
 from ckptfix.generation.adapter_input import AdapterInput, find_adapter, read_adapter, verify_adapter
 from ckptfix.generation.face_input import FaceInput, read_face, sized
-from ckptfix.generation.fit import check_fit, pair_shapes
+from ckptfix.generation.fit import check_fit, check_same_kind, pair_shapes
 from ckptfix.generation.forecast import Forecast, check_memory, forecast
 from ckptfix.generation.gathering import Gathering, Piece
 from ckptfix.generation.libraries import absent_dependencies
@@ -21,7 +22,7 @@ from ckptfix.generation.model_input import Download, fetch, find_base, find_cont
 from ckptfix.generation.models import Base, ControlNet
 from ckptfix.generation.places import hub_is_off
 from ckptfix.generation.wishes import Recipe, Wishes
-from ckptfix.requirements import requirement
+from ckptfix.requirements import missing_dependency, requirement
 from ckptfix.text import printable
 
 Progress = Callable[[str, int, int], None]
@@ -46,7 +47,7 @@ class Preflight:
     absent: tuple[CkptfixError, ...] = ()
 
 
-def preflight(
+def run_preflight(
     wishes: Wishes, recipe: Recipe, stack: ExitStack, say: Callable[[str], None], progress: Progress | None = None
 ) -> Preflight:
     """Raises the one thing that stands in the way, or all of them as `NotReadyError`.
@@ -186,10 +187,6 @@ def _device(wishes: Wishes, gathering: Gathering) -> str | None:
 
 
 def _check_lora(wishes: Wishes, gathering: Gathering) -> None:
-    from importlib.util import find_spec
-
-    from ckptfix.requirements import missing_dependency
-
     path = wishes.lora
     if path is None:
         return
@@ -288,17 +285,9 @@ def _check_fits(
     if adapter is not None and base is not None:
         with gathering.piece("adapter"):
             check_fit(adapter.dimensions, pair_shapes(base.denoiser))
-    if base is not None and controlnet is not None and base.denoiser != controlnet.denoiser:
-        gathering.problem(
-            "controlnet",
-            UsageError(
-                f"does not fit the base: widths {controlnet.denoiser.widths} for {controlnet.denoiser.context} numbers "
-                f"per token, the base {base.denoiser.widths} for {base.denoiser.context}",
-                hint="take the ControlNet that was trained on this kind of base",
-                code="controlnet",
-                source=printable(controlnet.name),
-            ),
-        )
+    if base is not None and controlnet is not None:
+        with gathering.piece("controlnet"):
+            check_same_kind(base, controlnet)
 
 
 def _forecast(
