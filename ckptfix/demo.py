@@ -1,7 +1,8 @@
 """demo: a file as it goes wrong, in InstantID's real names and sizes, and the three commands at work on it.
 
 The file is one that a hand-written class would save: the published nested .bin, but `queries` for `latents`. Its
-weights are seeded noise of a sane scale, so that it computes; it is no trained adapter. Needs no torch but to verify.
+weights are seeded noise of a sane scale, so that it computes; it is no trained adapter. Only verify and generate need
+torch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ckptfix.conversion import convert
-from ckptfix.errors import ExitCode, OutputError, UnavailableError, UsageError
+from ckptfix.errors import CkptfixError, ExitCode, OutputError, UsageError
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.torch_writer import write_torch_zip
@@ -32,8 +33,8 @@ from ckptfix.views import View
 Progress = Callable[[str, int, int], None]
 Shape = tuple[int, ...]
 
-# What is made, what convert makes of it, the file with a tensor missing, and what convert refuses to make of that.
-FILES = ("ip-adapter.bin", "fixed.safetensors", "one-missing.bin", "impossible.safetensors")
+# What is made, what convert makes of it, the file without a tensor, what convert refuses to make of that, a picture.
+FILES = ("ip-adapter.bin", "fixed.safetensors", "one-missing.bin", "impossible.safetensors", "self-test.png")
 LOST = "image_proj.layers.2.0.to_q.weight"
 _PIECE = 1 << 20  # numbers of noise made at once
 
@@ -58,7 +59,7 @@ class DemoStep:
     seconds: float
     expected: ExitCode
     result: Result | None = None
-    skipped: UnavailableError | None = None
+    skipped: CkptfixError | None = None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -110,12 +111,16 @@ def run_demo(
     kept: bool = True,
     seed: int = 0,
     config: AdapterConfig | None = None,
+    self_test: bool = True,
     tell: Callable[[DemoStep], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> Demo:
-    """Make the file in `place`, inspect, convert and verify it, then show a refusal; `tell` gets each finished step."""
+    """Make the file in `place`, inspect, convert and verify it, and show a refusal; `tell` gets each finished step.
+
+    `self_test` runs generate's wiring self-test between the two: a tiny random SDXL that paints noise.
+    """
     config = config or AdapterConfig()
-    made, fixed, cut, never = (place / name for name in FILES)
+    made, fixed, cut, never, picture = (place / name for name in FILES)
     steps: list[DemoStep] = []
 
     def take(title: str, command: str, expected: ExitCode, work: Callable[[], Result | None]) -> None:
@@ -123,7 +128,9 @@ def run_demo(
         result, skipped = None, None
         try:
             result = work()
-        except UnavailableError as error:
+        except CkptfixError as error:
+            if error.exit_code != ExitCode.UNAVAILABLE:
+                raise
             skipped = error
         steps.append(DemoStep(title, command, time.perf_counter() - start, expected, result, skipped))
         tell(steps[-1])
@@ -142,6 +149,13 @@ def run_demo(
         lambda: convert(made, fixed, progress=progress),
     )
     take("Prove that the result computes", _line("verify", fixed), ExitCode.OK, lambda: _verify(fixed, progress))
+    if self_test:
+        take(
+            "Run the whole of diffusers' pipeline, in miniature: random weights, the picture is noise",
+            _line("generate", "--base", "tiny", "--seed", str(seed), "--output", picture),
+            ExitCode.OK,
+            lambda: _generate(picture, seed, progress),
+        )
     take(
         f"The same file without one tensor: {cut.name} lacks {LOST}",
         "",
@@ -165,6 +179,15 @@ def _verify(path: Path, progress: Progress | None) -> Result:
     from ckptfix.verification import verify  # here: the other steps need no torch
 
     return verify(path, progress=progress)
+
+
+def _generate(picture: Path, seed: int, progress: Progress | None) -> Result:
+    from ckptfix.generation import Wishes, generate
+    from ckptfix.generation.libraries import absent_dependencies
+
+    for absent in absent_dependencies():
+        raise absent
+    return generate(Wishes(base="tiny", seed=seed, output=picture), progress=progress)
 
 
 @contextmanager

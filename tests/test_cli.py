@@ -17,6 +17,7 @@ import pytest
 
 import ckptfix
 from ckptfix.cli import COMMANDS, PLANNED, cli, run
+from tests.absence import environment_without
 from tests.fixtures.make_checkpoints import (
     canonical,
     renamed,
@@ -404,8 +405,7 @@ def test_verify_on_a_device_that_is_not_there(command: Run, queries: Path) -> No
 
 
 def test_without_torch_verify_names_what_to_install(queries: Path, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = environment_without(tmp_path, "torch")
     done = process("verify", str(queries), env=environment, cwd=ROOT)
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr == "error: torch is not installed\nhint: pip install 'torch>=2.4'\n"

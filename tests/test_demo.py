@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,11 @@ import pytest
 
 from ckptfix.demo import FILES, LOST, Demo, DemoStep, run_demo, workplace, write_adapter
 from ckptfix.errors import ExitCode, OutputError, UnavailableError, UsageError
+from ckptfix.generation import Wishes
 from ckptfix.inspection import inspect
 from ckptfix.reference import AdapterConfig, expected_tensors
 from ckptfix.report.demo_page import closing_page, opening_page, step_page
+from tests.absence import environment_without
 
 MINIATURE = AdapterConfig(dim=64, depth=3, dim_head=16, heads=4, num_queries=4, embedding_dim=24, output_dim=8)
 
@@ -27,7 +28,7 @@ def lines(page: object) -> list[str]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     told: list[DemoStep] = []
-    result = run_demo(tmp_path_factory.mktemp("demo"), config=MINIATURE, tell=told.append)
+    result = run_demo(tmp_path_factory.mktemp("demo"), config=MINIATURE, self_test=False, tell=told.append)
     assert tuple(told) == result.steps
     return result
 
@@ -46,7 +47,7 @@ def test_every_step_ends_as_it_should(demo: Demo) -> None:
 
 
 def test_the_files_are_what_the_steps_say(demo: Demo) -> None:
-    made, fixed, cut, never = (Path(demo.folder) / name for name in FILES)
+    made, fixed, cut, never, _ = (Path(demo.folder) / name for name in FILES)
     assert inspect(made).missing == ("image_proj.latents",)
     assert inspect(fixed).exit_code == ExitCode.OK
     assert list(inspect(cut).plan.missing) == [LOST]
@@ -72,6 +73,20 @@ def test_the_report_has_each_commands_own(demo: Demo) -> None:
     assert last[1].startswith("All as it should be: inspected, converted, verified, refused (")
     assert last[2:] == [f"Files kept in {demo.folder}"]
     assert lines(opening_page(Path("/a b"), 80))[-1] == "$ cd '/a b'"
+
+
+def test_the_self_test_is_generate_with_the_tiny_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Wishes] = []
+
+    def generate(wishes: Wishes, **_: object) -> Ended:
+        asked.append(wishes)
+        return Ended(ExitCode.OK)
+
+    monkeypatch.setattr("ckptfix.generation.generate", generate)
+    demo = run_demo(tmp_path, config=MINIATURE, seed=7)
+    assert asked == [Wishes(base="tiny", seed=7, output=tmp_path / "self-test.png")]
+    assert demo.steps[4].command == f"ckptfix generate --base tiny --seed 7 --output {tmp_path}/self-test.png"
+    assert demo.exit_code == ExitCode.OK
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
@@ -107,7 +122,7 @@ def test_what_could_not_be_shown_is_no_success() -> None:
         "Its files were removed; --keep leaves them there.",
     ]
     assert lines(step_page(demo.steps[1], 80))[4:7] == [
-        "skipped, and that is no pass:",
+        "not run, and that is no pass:",
         "error: torch is not installed",
         "hint: pip install 'torch>=2.4'",
     ]
@@ -117,21 +132,22 @@ def test_what_could_not_be_shown_is_no_success() -> None:
 
 
 def test_the_demo_without_torch(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
     code = (
-        "from pathlib import Path; from ckptfix.demo import run_demo; from tests.test_demo import MINIATURE\n"
-        f"demo = run_demo(Path({str(tmp_path)!r}), config=MINIATURE)\n"
-        "print(int(demo.exit_code), [step.skipped.hint for step in demo.steps if step.skipped])"
+        "from pathlib import Path; from ckptfix.demo import run_demo; from ckptfix.reference import AdapterConfig\n"
+        f"demo = run_demo(Path({str(tmp_path)!r}), config={MINIATURE!r})\n"
+        "print(int(demo.exit_code), [step.command.split()[1] for step in demo.steps if step.skipped])\n"
+        "print(*[step.skipped.hint for step in demo.steps if step.skipped], sep='\\n')"
     )
-    root = Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        env=environment_without(tmp_path, "torch"),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == "5 [\"pip install 'torch>=2.4'\"]\n"
+    first, verify, generate = done.stdout.splitlines()
+    assert first == "5 ['verify', 'generate']"
+    assert verify == generate == "pip install 'torch>=2.4'"
 
 
 # -- its folder --------------------------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ def test_the_demo_without_torch(tmp_path: Path) -> None:
 def test_files_are_removed_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with workplace(tmp_path, keep=False, config=MINIATURE) as place:
-        run_demo(place, config=MINIATURE)
+        run_demo(place, config=MINIATURE, self_test=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

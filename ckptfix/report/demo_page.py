@@ -35,7 +35,7 @@ def step_page(step: DemoStep, width: int, *, verbose: bool = False) -> Page:
     if inner is not None:
         page.lines += [*inner.lines, []]
     if step.skipped is not None:
-        page.text("skipped, and that is no pass:", "yellow")
+        page.text("not run, and that is no pass:", "yellow")
         for line, style in error_lines(step.skipped):
             page.text(line, style, hang=2)
         page.blank()
@@ -51,12 +51,16 @@ def _report(step: DemoStep, width: int, verbose: bool) -> Page | None:
         return conversion_page(step.result, width, verbose=verbose)
     if step.result is None:
         return None
-    from ckptfix.report.verification_page import verification_page  # here: it needs torch
+    from ckptfix.generation import Generation  # here: with verify and generate come torch and more
+    from ckptfix.report.generation_page import generation_page
+    from ckptfix.report.verification_page import verification_page
     from ckptfix.verification import Verification
 
-    if not isinstance(step.result, Verification):
-        raise TypeError(f"no page for {type(step.result)}")
-    return verification_page(step.result, width, verbose=verbose)
+    if isinstance(step.result, Generation):
+        return generation_page(step.result, width, verbose=verbose)
+    if isinstance(step.result, Verification):
+        return verification_page(step.result, width, verbose=verbose)
+    raise TypeError(f"no page for {type(step.result)}")
 
 
 def closing_page(result: Demo, width: int) -> Page:
