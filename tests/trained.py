@@ -1,0 +1,82 @@
+"""Small trained Resamplers without their feed-forward, in fixtures/trained/, and their rows in other orders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from ckptfix.evidence.asking import Attention
+
+FOLDER = Path(__file__).parent / "fixtures" / "trained"
+ONE_TOKEN, RECONSTRUCTION = "one-token-1600-steps", "reconstruction-1600-steps"
+REDUNDANT, UNTRAINED = "retrieval-redundant-heads", "one-token-untrained"
+TRAINED = (ONE_TOKEN, RECONSTRUCTION, REDUNDANT)
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """`layers` holds (to_q, to_kv, to_out) of each block, k first and head by head."""
+
+    path: Path
+    heads: int
+    dim_head: int
+    layers: tuple[Attention, ...]
+
+
+def trained(name: str) -> Trained:
+    path = FOLDER / f"{name}.safetensors"
+    with safe_open(path, "numpy") as file:
+        config = json.loads(file.metadata()["config"])
+        layers = tuple(
+            tuple(file.get_tensor(f"image_proj.layers.{block}.0.{part}.weight") for part in ("to_q", "to_kv", "to_out"))
+            for block in range(config["depth"])
+        )
+    return Trained(path, config["heads"], config["dim_head"], layers)
+
+
+def v_first(layer: Attention) -> Attention:
+    q, kv, out = layer
+    return q, np.roll(kv, len(q), axis=0), out
+
+
+def interleaved(layer: Attention, width: int, first: str) -> Attention:
+    """Heads of K and V rows by turns, the K rows (`kv`) or the V rows (`vk`) first."""
+    q, kv, out = layer
+    k, v = np.split(kv, 2)
+    parts = (k, v) if first == "kv" else (v, k)
+    rows = np.stack([part.reshape(-1, width, part.shape[1]) for part in parts], axis=1)
+    return q, rows.reshape(kv.shape), out
+
+
+def kv_dim_major(layer: Attention, width: int) -> Attention:
+    q, kv, out = layer
+    return q, np.concatenate([_dim_major(half, width) for half in np.split(kv, 2)]), out
+
+
+def q_out_dim_major(layer: Attention, width: int) -> Attention:
+    q, kv, out = layer
+    return _dim_major(q, width), kv, _dim_major(out.T, width).T
+
+
+def dim_major(layer: Attention, width: int) -> Attention:
+    return q_out_dim_major(kv_dim_major(layer, width), width)
+
+
+def exchanged(layer: Attention, rows: slice) -> Attention:
+    """K and V of some rows in each other's place."""
+    q, kv, out = layer
+    halves = kv.reshape(2, *q.shape).copy()
+    halves[:, rows] = halves[::-1, rows]
+    return q, halves.reshape(kv.shape), out
+
+
+def _dim_major(rows: Matrix, width: int) -> Matrix:
+    """(h d) -> (d h)."""
+    return rows.reshape(-1, width, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
