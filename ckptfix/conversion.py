@@ -21,6 +21,7 @@ from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target, write_text
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.layout import Layout
 from ckptfix.ops import ShapeMismatchError
 from ckptfix.parts import join
@@ -111,6 +112,7 @@ def convert(
     force: bool = False,
     dry_run: bool = False,
     proof: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write the adapter in `paths` (one file, or the parts of one) to `out` in the layout `to`.
@@ -129,7 +131,8 @@ def convert(
         for written in (out, proof_path(out)) if proof else (out,):
             check_target(written, force=force, inputs=sources)
     with ExitStack() as opened:
-        checkpoint = join([opened.enter_context(open_checkpoint(source, partial=partial)) for source in sources])
+        files = (open_checkpoint(source, limits=limits, partial=partial) for source in sources)
+        checkpoint = join([opened.enter_context(file) for file in files])
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
         result = _draft(plan, wanted, sources, out, dry_run)

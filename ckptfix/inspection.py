@@ -15,6 +15,7 @@ from ckptfix.dimensions import Status
 from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
 from ckptfix.reference import CONFIG_FIELDS, PRODUCTS, UNETS, AdapterConfig, resampler_tensors
@@ -143,6 +144,7 @@ def inspect(
     dim_head: int | None = None,
     values: bool = False,
     checksums: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Inspection:
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
@@ -150,7 +152,7 @@ def inspect(
     Reads the index only, unless `values` (NaN, Inf, constant tensors) or `checksums` ask for the data.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, limits=limits) as checkpoint:
         plan = plan_for(
             checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head, reference=reference
         )

@@ -15,6 +15,7 @@ from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import UsageError
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
@@ -58,6 +59,7 @@ def verify(
     tokens: int = 257,
     batch: int = 2,
     force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Verification:
     """Load the file strictly, run it, and judge what comes out; a file that needs mapping is judged as planned.
@@ -71,7 +73,7 @@ def verify(
     if record is not None:
         check_target(Path(record), force=force, inputs=[Path(path)])
     report = _reporter(progress, 6 + (recording is not None) + (proven is not None))
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, limits=limits) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
         tensors = list(planned_tensors(checkpoint, plan).values())

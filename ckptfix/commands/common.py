@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from ckptfix.commands.failures import show_failure
 from ckptfix.commands.settings import settings
 from ckptfix.errors import CkptfixError, ExitCode, UsageError
 from ckptfix.formats.atomic import Terminated, terminating_as_exception
+from ckptfix.formats.limits import DEFAULT_LIMITS, OPTIONS
 from ckptfix.report.terminal import write_json
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -60,6 +62,24 @@ def adapter_options(command: Decorated) -> Decorated:
     ):
         command = click.option(*flags, **settings_of)(command)
     return command
+
+
+def limit_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds --max-…: the budgets that a healthy file could need more of; the function gets them as `limits`.
+
+    Hidden, since nobody needs them but who is told so: the message of a budget names its option.
+    """
+
+    @functools.wraps(command)
+    def with_limits(*arguments: Any, **options: Any) -> int:
+        given = {budget: options.pop(f"max_{budget}") for budget in OPTIONS}
+        chosen = {budget: number for budget, number in given.items() if number is not None}
+        return command(*arguments, limits=DEFAULT_LIMITS.raised(chosen), **options)
+
+    changed: Callable[..., int] = with_limits
+    for option in OPTIONS.values():
+        changed = click.option(option, type=click.IntRange(min=1), metavar="N", hidden=True)(changed)
+    return changed
 
 
 def check_files(files: Iterable[str]) -> None:

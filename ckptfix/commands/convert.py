@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, check_files, json_option
+from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.conversion import convert
 from ckptfix.errors import UsageError
+from ckptfix.formats.limits import Limits
 from ckptfix.report.conversion_page import conversion_page
 from ckptfix.report.progress import progress_bar
 from ckptfix.report.terminal import narrate, width, write_json, write_lines
@@ -44,6 +45,7 @@ CHECKPOINTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
 @click.option("--partial", is_flag=True, help="Write the tensors that are whole although others are missing; exit 1.")
 @json_option
 @settings_options
+@limit_options
 def command(
     files: tuple[str, ...],
     out: str,
@@ -60,6 +62,7 @@ def command(
     drop_unexplained: bool,
     partial: bool,
     as_json: bool,
+    limits: Limits,
 ) -> int:
     """Rewrite a checkpoint in the canonical layout, or another.
 
@@ -98,6 +101,7 @@ def command(
             force=force,
             dry_run=dry_run,
             proof=proof,
+            limits=limits,
             progress=progress,
         )
     if as_json:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, for_each, json_option
+from ckptfix.commands.common import Command, adapter_options, for_each, json_option, limit_options
 from ckptfix.commands.settings import settings, settings_options
+from ckptfix.formats.limits import Limits
 from ckptfix.inspection import Inspection, inspect
 from ckptfix.report.inspection_page import inspection_page
 from ckptfix.report.progress import progress_bar
@@ -27,6 +28,7 @@ from ckptfix.report.terminal import width, write_lines
 @click.option("--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant or untrained-looking ones.")
 @click.option("--checksums", is_flag=True, help="Check the checksums of the stored data too.")
 @settings_options
+@limit_options
 def command(
     files: tuple[str, ...],
     as_json: bool,
@@ -38,6 +40,7 @@ def command(
     dim_head: int | None,
     values: bool,
     checksums: bool,
+    limits: Limits,
 ) -> int:
     """Say what a checkpoint is, what is wrong with it, what to do.
 
@@ -64,6 +67,7 @@ def command(
                 dim_head=dim_head,
                 values=values,
                 checksums=checksums,
+                limits=limits,
                 progress=progress,
             )
 

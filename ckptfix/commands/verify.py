@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, check_files, json_option
+from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.errors import UsageError
+from ckptfix.formats.limits import Limits
 from ckptfix.report.progress import progress_bar
 from ckptfix.report.terminal import narrate, width, write_json, write_lines
 
@@ -40,6 +41,7 @@ DEFAULT_FILE = "fixed.safetensors"
 @click.option("--force", is_flag=True, help="Replace the record if it exists.")
 @json_option
 @settings_options
+@limit_options
 def command(
     file: str | None,
     device: str,
@@ -55,6 +57,7 @@ def command(
     dim_head: int | None,
     force: bool,
     as_json: bool,
+    limits: Limits,
 ) -> int:
     """Run the image projection and prove that it computes right.
 
@@ -93,6 +96,7 @@ def command(
             layout=layout,
             mapping=mapping,
             force=force,
+            limits=limits,
             progress=progress,
         )
     if as_json:

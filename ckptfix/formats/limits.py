@@ -6,7 +6,8 @@ The values keep the reading of any file within 150 MB and 2 s. The healthy files
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ckptfix.errors import UnsafeError
 
@@ -41,6 +42,19 @@ class Limits:
     inflated_floor: int = 64 * MIB
     inflated_ratio: int = 100
 
+    def raised(self, budgets: Mapping[str, int]) -> Limits:
+        """With these fields changed; the budgets that a healthy file uses up in step with them rise along."""
+        tensors = budgets.get("tensors", 0) / self.tensors
+        opcodes = budgets.get("opcodes", 0) / self.opcodes
+        return replace(
+            self,
+            **budgets,
+            records=int(self.records * max(1, tensors)),
+            name_bytes=int(self.name_bytes * max(1, tensors)),
+            memo=int(self.memo * max(1, opcodes)),
+            nodes=int(self.nodes * max(1, opcodes)),
+        )
+
 
 DEFAULT_LIMITS = Limits()
 
@@ -58,7 +72,7 @@ def limit_error(budget: str, message: str) -> UnsafeError:
     """The refusal of a file that goes over `budget`, a field of `Limits`."""
     option = OPTIONS.get(budget)
     hint = (
-        f"if you trust the file's source, raise the budget with {option}"
+        f"if you trust the file's source, raise the budget: {option} {4 * getattr(DEFAULT_LIMITS, budget)}"
         if option
         else "no healthy checkpoint needs this much; get the file again from a source you trust"
     )
