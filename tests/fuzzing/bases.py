@@ -20,14 +20,10 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from ckptfix.formats import open_checkpoint
-from ckptfix.reference import AdapterConfig
 from tests.fixtures import adapters
 from tests.fixtures import broken_files as files
+from tests.fixtures.arrivals import adapter, saved
 from tests.fuzzing.samples import HeaderSample, LegacySample, RawSample, Sample, ZipSample
-
-SMALLEST = AdapterConfig(
-    dim=4, depth=1, dim_head=2, heads=3, num_queries=2, embedding_dim=3, output_dim=5, ff_mult=2, unet="sd15"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +38,6 @@ class Base:
 
 def zip_base(name: str, data: bytes, **options: Any) -> Base:
     return Base(name, ZipSample.parse(data), **options)
-
-
-def saved(content: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
 
 
 def legacy(content: Any) -> LegacySample:
@@ -90,10 +80,6 @@ def values() -> dict[str, Any]:
         "epoch": 3,
         "text": "x",
     }
-
-
-def adapter() -> adapters.Adapter:
-    return adapters.adapter(SMALLEST, scale=160)
 
 
 def _many_dtypes() -> dict[str, torch.Tensor]:
