@@ -97,7 +97,7 @@ def test_with_every_piece_it_is_ready(here: Path) -> None:
         "adapter": "fixed.safetensors",
         "verify": "[2, 257, 512] -> [2, 16, 64] on cpu in float32, all checks pass",
         "base": "sdxl in .",
-        "controlnet": "InstantX/InstantID in .",
+        "controlnet": "ControlNetModel in .",
         "memory": next(piece.found for piece in ready.pieces if piece.name == "memory"),
     }
     assert ready.adapter.verification is not None
@@ -437,7 +437,7 @@ def test_a_controlnet_for_another_base(here: Path) -> None:
     says(
         stopped(),
         1,
-        "InstantX/InstantID: the ControlNet does not fit the base: widths 32, 64 for 2048 numbers per token, the "
+        "ControlNetModel: the ControlNet does not fit the base: widths 32, 64 for 2048 numbers per token, the "
         "base 32, 64 for 64",
         "take the ControlNet that was trained on this kind of base",
     )
@@ -748,6 +748,7 @@ SCREEN = """\
 error: 4 things missing or wrong; nothing was loaded
 
   face         img.jpg, 512 x 512 pixels
+  keypoints    found in img.jpg
   face models  the face pack antelopev2 was not found; looked in
                /h/.insightface/models/antelopev2, models/antelopev2,
                models/insightface/models/antelopev2,

@@ -125,7 +125,6 @@ def _recalled(wishes: Wishes, recorded: Origin | None) -> Wishes:
     controlnet = wishes.controlnet
     if controlnet is None and recorded.controlnet and "/" in recorded.controlnet:
         controlnet = recorded.controlnet
-    no_controlnet = wishes.no_controlnet
     if recorded.lora is not None and wishes.lora is None:
         raise UsageError(
             f"it was made with a LoRA: {printable(recorded.lora.name)}",
@@ -133,7 +132,7 @@ def _recalled(wishes: Wishes, recorded: Origin | None) -> Wishes:
             code="lora",
             source=printable(str(wishes.repeat)),
         )
-    return replace(wishes, base=base, controlnet=controlnet, no_controlnet=no_controlnet)
+    return replace(wishes, base=base, controlnet=controlnet)
 
 
 def _origin(wishes: Wishes, ready: Preflight) -> Origin:

@@ -110,7 +110,7 @@ def _named_controlnet(wishes: Wishes, downloads: list[Download], *, half: bool) 
 def _default_controlnet(wishes: Wishes, downloads: list[Download], *, half: bool) -> ControlNet | None:
     for local in _LOCAL_CONTROLNETS:
         if Path(local).is_dir():
-            return read_controlnet(Path(local), DEFAULT_CONTROLNET, half=half)
+            return read_controlnet(Path(local), Path(local).name, half=half)
     return _cached_controlnet(hub_id(DEFAULT_CONTROLNET), wishes, downloads, half=half)
 
 
