@@ -3,53 +3,52 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
+_DEEPEST = 24  # components; nobody reads a longer name, and hostile ones have thousands
+_MOST_VALUES = 8
+
+_Line = tuple[str, ...]
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
     """Names that differ in one component only become one line; order of first appearance."""
-    lines = list(dict.fromkeys(names))
-    width = max((line.count(".") + 1 for line in lines), default=0)
+    lines: list[_Line] = [tuple(name.split(".")) for name in dict.fromkeys(names)]
+    width = max((len(line) for line in lines if len(line) <= _DEEPEST), default=0)
     for position in reversed(range(width)):
         lines = _fold_component(lines, position)
-    return lines
+    return [".".join(line) for line in lines]
 
 
-def _fold_component(lines: list[str], position: int) -> list[str]:
-    groups: dict[tuple[str, ...], list[str]] = {}
+def _fold_component(lines: list[_Line], position: int) -> list[_Line]:
+    groups: dict[tuple[_Line, _Line | None], list[str]] = {}
     for line in lines:
-        components = _components(line)
-        if position < len(components):
-            key = (*components[:position], "\0", *components[position + 1 :])
-            groups.setdefault(key, []).append(components[position])
+        if position < len(line) <= _DEEPEST:
+            groups.setdefault((line[:position], line[position + 1 :]), []).append(line[position])
         else:
-            groups.setdefault((line,), [])
+            groups[line, None] = []
     return [
-        ".".join(_set_of(values) if component == "\0" else component for component in key)
-        for key, values in groups.items()
+        before if after is None else (*before, _set_of(values), *after) for (before, after), values in groups.items()
     ]
-
-
-def _components(line: str) -> list[str]:
-    """Split at dots outside braces."""
-    return re.split(r"\.(?![^{}]*\})", line)
 
 
 def _set_of(values: list[str]) -> str:
     if len(values) == 1:
         return values[0]
     if not all(value.isascii() and value.isdigit() for value in values):
-        return "{" + ",".join(sorted(value.strip("{}") for value in values)) + "}"
+        return _listed(sorted(values))
     numbers = sorted({int(value) for value in values})
     steps = {second - first for first, second in itertools.pairwise(numbers)}
     if len(numbers) > 2 and steps == {1}:
         return f"{{{numbers[0]}..{numbers[-1]}}}"
     if len(numbers) > 3 and len(steps) == 1:
         return f"{{{numbers[0]},{numbers[1]}..{numbers[-1]}}}"
-    return "{" + ",".join(map(str, numbers)) + "}"
+    return _listed([str(number) for number in numbers])
+
+
+def _listed(values: list[str]) -> str:
+    shown = ",".join(values[:_MOST_VALUES])
+    return f"{{{shown},… {len(values) - _MOST_VALUES} more}}" if len(values) > _MOST_VALUES else f"{{{shown}}}"
 
 
 def folded(names: Iterable[str], most: int = 4) -> str:
