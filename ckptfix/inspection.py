@@ -13,6 +13,8 @@ from ckptfix.detection import plan_for
 from ckptfix.diagnosis import convert_command, plan_findings
 from ckptfix.dimensions import Status
 from ckptfix.errors import DamagedError, ExitCode
+from ckptfix.evidence.remedies import evidence_findings, remedy
+from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
@@ -47,7 +49,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All that inspect knows about one file. `before` compares the file as it stands with the reference."""
+    """All that inspect knows about one file; `missing` and `unexpected` compare it as it stands with the reference.
+
+    `evidence` is what the weights say of their row order and head count; None if their values were not read.
+    """
 
     plan: Plan
     family: str
@@ -57,6 +62,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    evidence: tuple[Evidence, ...] | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -82,6 +88,9 @@ class Inspection:
         """What to type next; empty when the file cannot be used."""
         if not self.repairable:
             return ""
+        for answer in self.evidence or ():
+            if answer.verdict == "contradicts":
+                return remedy(self.plan, answer)
         if self.plan.needs_conversion:
             return convert_command(self.plan)
         return f"ckptfix verify {shlex.quote(self.manifest.source)}"
@@ -131,6 +140,7 @@ class Inspection:
             },
             "repairable": self.repairable,
             "next": self.next_command,
+            **({} if self.evidence is None else {"evidence": [answer.to_dict() for answer in self.evidence]}),
         }
 
 
@@ -149,7 +159,8 @@ def inspect(
 ) -> Inspection:
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
 
-    Reads the index only, unless `values` (NaN, Inf, constant tensors) or `checksums` ask for the data.
+    Reads the index only, unless `values` (NaN, Inf, constant tensors; evidence on the row order) or `checksums` ask
+    for the data.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
     with open_checkpoint(path, limits=limits) as checkpoint:
@@ -157,16 +168,20 @@ def inspect(
             checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head, reference=reference
         )
         findings = [*checkpoint.manifest.findings, *plan_findings(plan)]
+        evidence: tuple[Evidence, ...] | None = None
         if checksums:
             findings.extend(_checksum_findings(checkpoint, progress))
         if values:
+            from ckptfix.evidence.attention_layers import file_evidence
             from ckptfix.forensics import value_findings
 
             findings.extend(value_findings(checkpoint, progress))
-    return _inspection(plan, tuple(findings))
+            evidence = file_evidence(checkpoint, plan, progress)
+            findings.extend(evidence_findings(plan, evidence))
+    return _inspection(plan, tuple(findings), evidence)
 
 
-def _inspection(plan: Plan, findings: tuple[Finding, ...]) -> Inspection:
+def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evidence, ...] | None) -> Inspection:
     dimensions = plan.dimensions
     expected = resampler_tensors(plan.config) | dimensions.attention_shapes()
     present = plan.manifest.tensors
@@ -186,6 +201,7 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...]) -> Inspection:
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
+        evidence=evidence,
     )
 
 

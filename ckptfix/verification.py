@@ -13,6 +13,8 @@ from ckptfix.detection import plan_for
 from ckptfix.devices import choose_device, exact_arithmetic
 from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import UsageError
+from ckptfix.evidence.attention_layers import file_evidence
+from ckptfix.evidence.verdict import Evidence
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
@@ -72,7 +74,7 @@ def verify(
     proven = None if proof is None else read_proof(Path(proof))
     if record is not None:
         check_target(Path(record), force=force, inputs=[Path(path)])
-    report = _reporter(progress, 6 + (recording is not None) + (proven is not None))
+    report = _reporter(progress, 7 + (proven is not None))  # with a record its run, without one the row order
     with open_checkpoint(path, limits=limits) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
@@ -81,14 +83,19 @@ def verify(
         examination, compared = _examine(plan, strict, tensors, trial, recording, disputes, report)
         if recording and compared and compared.status == "fail" and not disputes and _misses(compared):
             compared = _with_reading(compared, agreeing_layout(checkpoint, plan, recording, report))
+        evidence: tuple[Evidence, ...] = ()
+        if strict.status == "pass" and not (compared and compared.status == "pass"):
+            report("row order")
+            evidence = file_evidence(checkpoint, plan)
         report("K/V pairs")
         pairs = check_pairs(plan, tensors, resampler_only=resampler_only)
         if proven:
             report("proof")
         proof_check = check_proof(proven, checkpoint, Path(path)) if proven else None
-    checks = [check_layout(plan), strict, *examination.checks, pairs, check_head_layout(plan.config, compared)]
+    checks = [check_layout(plan), strict, *examination.checks, pairs]
+    checks.append(check_head_layout(plan.config, compared, evidence))
     checks += [check for check in (compared, proof_check) if check is not None]
-    result = conclude(plan, trial, device, examination, checks)
+    result = conclude(plan, trial, device, examination, checks, evidence)
     if record is not None and examination.recording is not None:
         source = f"ckptfix {ckptfix.__version__}, {Path(path).name}, seed {seed}"
         write_record(Path(record), replace(examination.recording, source=source), force=force)

@@ -1,8 +1,12 @@
-"""Small trained Resamplers without their feed-forward, in fixtures/trained/, and their rows in other orders."""
+"""Small trained Resamplers in fixtures/trained/, and their rows in other orders.
+
+The files lack the feed-forward; `adapter` makes it up from a seed, since no statement here rests on it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ckptfix.evidence.asking import Attention
+from tests.adapters import Arrays, pairs
 
 FOLDER = Path(__file__).parent / "fixtures" / "trained"
 ONE_TOKEN, RECONSTRUCTION = "one-token-1600-steps", "reconstruction-1600-steps"
@@ -39,6 +44,22 @@ def trained(name: str) -> Trained:
             for block in range(config["depth"])
         )
     return Trained(path, config["heads"], config["dim_head"], layers)
+
+
+def adapter(name: str, reorder: Callable[[Attention], Attention] | None = None) -> Arrays:
+    """A whole adapter of 16 K/V pairs with these weights under canonical names."""
+    file, noise = trained(name), np.random.default_rng(9)
+    with safe_open(file.path, "numpy") as stored:
+        arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    for block, layer in enumerate(file.layers):
+        for part, array in zip(("to_q", "to_kv", "to_out"), reorder(layer) if reorder else layer, strict=True):
+            arrays[f"image_proj.layers.{block}.0.{part}.weight"] = array
+        dim = layer[0].shape[1]
+        ff = f"image_proj.layers.{block}.1"
+        arrays |= {f"{ff}.0.weight": np.ones(dim, np.float16), f"{ff}.0.bias": np.zeros(dim, np.float16)}
+        for part, shape in (("1", (4 * dim, dim)), ("3", (dim, 4 * dim))):
+            arrays[f"{ff}.{part}.weight"] = (noise.standard_normal(shape) / 20).astype(np.float16)
+    return arrays | pairs(len(arrays["image_proj.proj_out.bias"]))
 
 
 def v_first(layer: Attention) -> Attention:

@@ -17,7 +17,7 @@ from ckptfix.evidence.advice import advised
 from ckptfix.evidence.candidates import Order, Partition, Rows, heads_of, orders, partitions
 from ckptfix.evidence.heads import Table, over_layers
 from ckptfix.evidence.statistic import Layer, Numbers, Sums, order_scores, pairings
-from ckptfix.evidence.verdict import Answer, Evidence
+from ckptfix.evidence.verdict import Evidence, Verdict
 
 Attention = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 Progress = Callable[[str, int, int], None]
@@ -57,7 +57,7 @@ def head_evidence(
     standing = best if scores[best] >= LEAST_SCORE else stated
     margin, cover, tables = asked.closely(best, standing)
     decided = scores[best] >= LEAST_SCORE and margin >= LEAST_MARGIN and cover >= LEAST_COVER
-    verdict: Answer = "none" if not decided else "consistent" if best == stated else "contradicts"
+    verdict: Verdict = "none" if not decided else "consistent" if best == stated else "contradicts"
     order = Evidence(
         "kv-order",
         verdict,

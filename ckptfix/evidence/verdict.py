@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Question = Literal["kv-order", "head-partition"]
-Answer = Literal["consistent", "contradicts", "none"]
+Verdict = Literal["consistent", "contradicts", "none"]
 
 _WORDS = {"k-first": "K-first", "v-first": "V-first"}
 _ASKED = {"kv-order": "order", "head-partition": "head count"}
@@ -25,7 +25,7 @@ class Evidence:
     """
 
     question: Question
-    verdict: Answer
+    verdict: Verdict
     declared: str
     best: str | None = None
     score: float | None = None

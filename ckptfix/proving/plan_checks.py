@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptfix.diagnosis import plan_findings
+from ckptfix.evidence.verdict import Evidence
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
@@ -104,17 +105,24 @@ def head_disputes(recording: Recording, heads: int | None, dim_head: int | None)
     ]
 
 
-def check_head_layout(config: AdapterConfig, against: Check | None) -> Check:
-    """Head count and row order: names, shapes and every other check are the same for all of them."""
+def check_head_layout(config: AdapterConfig, against: Check | None, evidence: Sequence[Evidence] = ()) -> Check:
+    """Head count and row order: names, shapes and every other check are the same for all of them.
+
+    Weights that are consistent with them prove nothing; weights that contradict them fail.
+    """
     if against is not None and against.status == "pass":
         message = f"heads={config.heads}, dim_head={config.dim_head} and the row order give the recorded output"
         return Check("head-layout", "pass", message)
+    contradictions = [answer.sentence for answer in evidence if answer.verdict == "contradicts"]
+    if contradictions:
+        return Check("head-layout", "fail", "; ".join(contradictions))
+    agreements = [answer.sentence for answer in evidence if answer.verdict == "consistent"]
     return Check(
         "head-layout",
         "assumed",
         f"verify cannot know from a file alone whether heads={config.heads}, dim_head={config.dim_head} and the row "
         "order of to_q, to_kv and to_out are right: others fit the same names and shapes and pass every check above; "
-        "only --against, a recorded run, shows them",
+        + "; ".join(["only --against, a recorded run, shows them", *agreements]),
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from ckptfix.diagnosis import convert_command
 from ckptfix.errors import ExitCode
+from ckptfix.evidence.remedies import remedy
+from ckptfix.evidence.verdict import Evidence
 from ckptfix.plan import Plan
 from ckptfix.proving.checks import Check, json_numbers
 from ckptfix.proving.examination import Examination, Trial
@@ -29,7 +31,10 @@ _PROVES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verify found out about one file. `assumed` holds what no check here can tell."""
+    """What verify found out about one file. `assumed` holds what no check here can tell.
+
+    `evidence` is what the weights say of their row order and head count, asked unless a record tells.
+    """
 
     source: str
     container: str
@@ -44,6 +49,7 @@ class Verification:
     needs_conversion: bool
     hint: str
     record: str | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -97,12 +103,18 @@ class Verification:
             "checks": [check.to_dict() for check in self.checks],
             "proved": list(self.proved),
             "assumed": list(self.assumed),
+            "evidence": [answer.to_dict() for answer in self.evidence],
             "record": self.record,
         }
 
 
 def conclude(
-    plan: Plan, trial: Trial, requested: str, examination: Examination, checks: Sequence[Check]
+    plan: Plan,
+    trial: Trial,
+    requested: str,
+    examination: Examination,
+    checks: Sequence[Check],
+    evidence: tuple[Evidence, ...] = (),
 ) -> Verification:
     """The result on one file; `requested` is the device as it was asked for."""
     return Verification(
@@ -115,21 +127,27 @@ def conclude(
         trial=trial,
         checks=tuple(checks),
         examination=examination,
-        assumed=_assumed(plan, checks),
+        assumed=_assumed(plan, checks, evidence),
         needs_conversion=plan.needs_conversion and not plan.is_record,
-        hint=_hint(plan, checks),
+        hint=_hint(plan, checks, evidence),
+        evidence=evidence,
     )
 
 
-def _assumed(plan: Plan, checks: Sequence[Check]) -> tuple[str, ...]:
+def _assumed(plan: Plan, checks: Sequence[Check], evidence: Sequence[Evidence]) -> tuple[str, ...]:
     status = {check.name: check.status for check in checks}
-    assumed = list(plan.assumptions) if status["head-layout"] == "assumed" else []
+    assumed = []
+    if status["head-layout"] == "assumed":
+        agreed = {answer.question for answer in evidence if answer.verdict == "consistent"}
+        for question, assumption in zip(("head-partition", "kv-order"), plan.assumptions, strict=True):
+            more = ": assumed, and the weights are consistent with it" if question in agreed else ""
+            assumed.append(assumption + more)
     if status["kv-pairs"] != "skipped":
         assumed.append("to_k_ip and to_v_ip are not exchanged")
     return tuple(assumed)
 
 
-def _hint(plan: Plan, checks: Sequence[Check]) -> str:
+def _hint(plan: Plan, checks: Sequence[Check], evidence: Sequence[Evidence]) -> str:
     """What to do next; empty when there is nothing."""
     status = {check.name: check.status for check in checks}
     failed = [name for name, result in status.items() if result == "fail"]
@@ -145,6 +163,9 @@ def _hint(plan: Plan, checks: Sequence[Check]) -> str:
         if layout:
             return convert_command(plan, "--layout", layout)
         return "the record is of other weights or head counts: compare with one of the model that this file should be"
+    if "head-layout" in failed:
+        advice = next(remedy(plan, answer) for answer in evidence if answer.verdict == "contradicts")
+        return advice or "no layout here reorders such rows: get the file from where it was made"
     if failed == ["proof"]:
         return (
             f"the file or its proof was changed since: run convert again, ckptfix inspect {source} shows what is there"

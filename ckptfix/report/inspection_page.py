@@ -34,6 +34,9 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
     if result.findings:
         page.heading("Findings")
         add_findings(page, result.findings)
+    if result.evidence:
+        page.heading("Evidence in the weights")
+        page.listed(answer.sentence for answer in result.evidence)
     if result.plan.known:
         _add_names(page, result, verbose)
         _add_constructor(page, result)

@@ -1,0 +1,37 @@
+"""Weights that contradict what is believed of their rows, as findings: a warning and what to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from ckptfix.diagnosis import convert_command
+from ckptfix.evidence.verdict import Evidence
+from ckptfix.findings import Finding
+from ckptfix.plan import Plan
+
+
+def evidence_findings(plan: Plan, evidence: Iterable[Evidence]) -> Iterator[Finding]:
+    """A warning for each question on which the weights contradict the plan."""
+    for answer in evidence:
+        if answer.verdict == "contradicts":
+            yield Finding(
+                "head-layout",
+                "warning",
+                answer.sentence,
+                hint=remedy(plan, answer) or "no layout here reorders such rows: get the file from where it was made",
+                expected=answer.declared,
+                found=answer.best,
+            )
+
+
+def remedy(plan: Plan, answer: Evidence) -> str:
+    """The command that declares what the weights agree with; empty if there is none."""
+    options: list[str] = []
+    if answer.layout is not None:
+        options += ["--layout", answer.layout]
+    if answer.dim_head is not None:
+        options += ["--heads", str(plan.config.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
+    if answer.layout is not None:
+        return convert_command(plan, *options)
+    return " ".join(["ckptfix verify", shlex.quote(plan.manifest.source), *options]) if options else ""
