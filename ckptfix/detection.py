@@ -163,10 +163,9 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
             if choice.custom is not None:
                 explained = claim_names(names, choice).explained
             broken = sum(
-                not _hits([template], bare if layout is wrapper else grouped)
-                for layout in (wrapper, projection, attention)
-                if layout is not None
-                for template in layout.signature.require
+                not all(_hits([template], bare if layout is wrapper else grouped) for template in require)
+                for layout, require in ((part, part.signature.require) for part in choice.layouts)
+                if layout not in shells
             )
             yield _Candidate(choice, explained, broken)
 

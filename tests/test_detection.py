@@ -214,6 +214,15 @@ def test_rivals_are_refused_and_shown() -> None:
     )
 
 
+@pytest.mark.parametrize("projection", ["resampler", "diffusers-plus", "resampler-split-kv"])
+def test_a_file_that_lost_half_its_tensors_is_still_itself(projection: str) -> None:
+    """However many of a signature's names are gone, a layout with a shorter signature is no better explanation."""
+    tree = ADAPTERS[4].layout("nested-bin", projection)
+    tree["image_proj"] = {name: array for name, array in tree["image_proj"].items() if name.startswith("layers.")}
+    plan = plan_for(Memory.of(tree).manifest)
+    assert (plan.choice.name, len(plan.missing)) == (f"nested-bin+{projection}+odd", 7)
+
+
 def test_names_that_nothing_explains() -> None:
     tree = {f"model.layers.{number}.mlp.weight": np.zeros((2, 2), np.float32) for number in range(5)}
     plan = plan_for(Memory.of(tree).manifest)
