@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import ckptfix
 from ckptfix.cli import run
@@ -23,6 +24,7 @@ from ckptfix.generation.picture import KEY, read_origin
 from ckptfix.generation.schedulers import SCHEDULERS, make_scheduler
 from ckptfix.generation.wishes import Recipe
 from tests.generation_pieces import FACE, HEADS, write_embedding
+from tests.single_file import single_file
 from tests.test_picture import texts
 
 LABEL = "wiring self-test, random weights, the picture is noise"
@@ -79,6 +81,19 @@ QUICK = ("--device", "cpu", "--steps", "2", "--seed", "5")
 LOCAL = ("--embedding", "e.npy", "--base", "sdxl", "--dim-head", str(HEADS), "--width", "64", "--height", "64", *QUICK)
 
 
+SMALL: dict[str, Any] = {
+    "embedding": Path("e.npy"),
+    "base": "sdxl",
+    "dim_head": HEADS,
+    "device": "cpu",
+    "width": 64,
+    "height": 64,
+    "steps": 2,
+    "seed": 3,
+    "skip_verify": True,
+}
+
+
 def pixels(path: str | Path) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(path))
 
@@ -131,8 +146,18 @@ def test_local_models_make_a_picture_that_repeats(command: Run) -> None:
     assert (origin.base, origin.controlnet, origin.adapter.name) == ("sdxl", "ControlNetModel", "fixed.safetensors")
     assert origin.label == ""
 
-    again = ("--from", "instantid-5.png", "--embedding", "e.npy", "--base", "sdxl", "--dim-head", str(HEADS))
-    again += ("--device", "cpu")
+    again = (
+        "--from",
+        "instantid-5.png",
+        "--embedding",
+        "e.npy",
+        "--base",
+        "sdxl",
+        "--dim-head",
+        str(HEADS),
+        "--device",
+        "cpu",
+    )
     code, out, err = command(*again, "--output", "again.png")
     assert (code, err) == (0, "")
     assert Path("again.png").read_bytes() == data
@@ -165,16 +190,7 @@ def test_a_repeat_says_what_it_lacks(command: Run, here: Path) -> None:
 
 
 def test_several_pictures_are_each_what_they_are_alone(here: Path) -> None:
-    wishes: dict[str, Any] = {
-        "embedding": Path("e.npy"),
-        "base": "sdxl",
-        "dim_head": HEADS,
-        "device": "cpu",
-        "width": 64,
-        "height": 64,
-        "steps": 2,
-        "skip_verify": True,
-    }
+    wishes = {name: value for name, value in SMALL.items() if name != "seed"}
     calls: list[tuple[str, int, int]] = []
     both = generate(
         Wishes(**wishes, seed=8, num_images=2, metadata=False, output=Path("p.png")),
@@ -199,19 +215,7 @@ def test_several_pictures_are_each_what_they_are_alone(here: Path) -> None:
 
 def test_variations_all_arrive(here: Path) -> None:
     """Without a ControlNet, without guidance, tiled, in bfloat16, with another scheduler."""
-    common: dict[str, Any] = {
-        "embedding": Path("e.npy"),
-        "base": "sdxl",
-        "dim_head": HEADS,
-        "device": "cpu",
-        "width": 64,
-        "height": 64,
-        "steps": 2,
-        "seed": 3,
-        "skip_verify": True,
-        "force": True,
-        "output": Path("v.png"),
-    }
+    common: dict[str, Any] = SMALL | {"force": True, "output": Path("v.png")}
     variations: list[dict[str, Any]] = [
         {},
         {"cn_scale": 0.0},
@@ -266,18 +270,56 @@ def test_a_dry_run_needs_no_models(command: Run, monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_a_single_file_paints_what_the_folder_does(here: Path) -> None:
+    with quiet_libraries():
+        save_file(single_file(tiny_base.tiny_pipeline(controlnet=False)), "base.safetensors")
+    common: dict[str, Any] = SMALL | {"force": True, "output": Path("s.png")}
+    generate(Wishes(**common))
+    from_folder = pixels("s.png").astype(int)
+    result = generate(Wishes(**(common | {"base": "base.safetensors", "base_config": "sdxl"})))
+    assert np.abs(pixels("s.png") - from_folder).max() <= 2
+    assert result.origin is not None
+    assert result.origin.base == "base.safetensors"
+
+
+def lora(names: list[str], width: int | None = None) -> dict[str, torch.Tensor]:
+    """Rank 4, strong enough to see; `width` for matrices of another model."""
+    found = {}
+    noise = torch.Generator().manual_seed(0)
+    for name, module in tiny_base.tiny_unet().named_modules():
+        if name.endswith(".to_q"):
+            across, down = width or module.in_features, width or module.out_features
+            for prefix in names:
+                found[f"{prefix}.{name}.lora_A.weight"] = torch.randn(4, across, generator=noise)
+                found[f"{prefix}.{name}.lora_B.weight"] = torch.randn(down, 4, generator=noise)
+    return found
+
+
+def test_a_lora_weighs_as_much_as_asked(here: Path) -> None:
+    pytest.importorskip("peft")
+    save_file(lora(["unet"]), "style.safetensors")
+    save_file(lora(["unet"], width=9), "wide.safetensors")
+    save_file(lora(["transformer"]), "other.safetensors")
+    common: dict[str, Any] = SMALL | {"force": True, "output": Path("l.png"), "lora": Path("style.safetensors")}
+    found = {}
+    for scale in (0.0, 0.5, 1.0):
+        result = generate(Wishes(**common, lora_scale=scale))
+        found[scale] = pixels("l.png").astype(int)
+    assert result.origin is not None
+    assert result.origin.lora is not None
+    assert result.origin.lora.name == "style.safetensors"
+    generate(Wishes(**(common | {"lora": None})))
+    assert (pixels("l.png") == found[0.0]).all()
+    assert 0 < np.abs(found[0.5] - found[0.0]).mean() < np.abs(found[1.0] - found[0.0]).mean()
+    for name in ("wide", "other"):
+        with pytest.raises(RefusedError, match=f"{name}.safetensors: the LoRA does not fit this base: "):
+            generate(Wishes(**(common | {"lora": Path(f"{name}.safetensors")})))
+
+
 def long_run(seconds: float, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("ckptfix.generation.forecast.seconds_on_cpu", lambda work: seconds)
     monkeypatch.setattr("ckptfix.generation._painted", lambda *_: ((), []))
-    return {
-        "embedding": Path("e.npy"),
-        "base": "sdxl",
-        "dim_head": HEADS,
-        "device": "cpu",
-        "width": 64,
-        "height": 64,
-        "skip_verify": True,
-    }
+    return SMALL
 
 
 def test_a_long_run_is_asked_about(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +329,13 @@ def test_a_long_run_is_asked_about(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert str(caught.value) == "on this CPU 1 picture will take about 2 hours (an estimate)"
     assert caught.value.hint == "--yes starts it all the same; a GPU takes seconds"
     asked: list[str] = []
+
+    def decline(estimate: str) -> bool:
+        asked.append(estimate)
+        return False
+
     with pytest.raises(UsageError, match="not started"):
-        generate(Wishes(**wishes, num_images=2), confirm=lambda text: bool(asked.append(text)))
+        generate(Wishes(**wishes, num_images=2), confirm=decline)
     assert asked == ["on this CPU 2 pictures will take about 4 hours (an estimate)"]
     generate(Wishes(**wishes), confirm=lambda text: True)
     generate(Wishes(**wishes, yes=True))
@@ -316,17 +363,8 @@ def test_weights_that_contradict_their_config_are_named(here: Path, models: Path
     shutil.copytree(models / "sdxl", "broken")
     config = Path("broken/vae/config.json")
     config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 8'))
-    wishes = Wishes(
-        embedding=Path("e.npy"),
-        base="broken",
-        dim_head=HEADS,
-        device="cpu",
-        width=64,
-        height=64,
-        skip_verify=True,
-    )
     with pytest.raises(CkptfixError) as caught:
-        generate(wishes)
+        generate(Wishes(**(SMALL | {"base": "broken"})))
     assert str(caught.value).startswith("broken: diffusers cannot load it: ")
     assert caught.value.exit_code is ExitCode.UNREADABLE
 

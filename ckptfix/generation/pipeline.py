@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ckptfix.errors import CkptfixError, RefusedError, UnavailableError, UnreadableError
@@ -155,9 +156,8 @@ def _loading(path: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if isinstance(error, CkptfixError):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnreadableError(
-            f"diffusers cannot load it: {printable(reason, 300)}",
+            f"diffusers cannot load it: {_reason(error)}",
             hint="fetch it again; --debug shows the libraries' own words",
             code="base",
             source=printable(str(path)),
@@ -168,16 +168,23 @@ def _fuse_lora(pipe: Any, path: Path, scale: float) -> None:
     """Into the weights, so that it costs nothing per step. RefusedError if it is for another model."""
     try:
         pipe.load_lora_weights(load_file(path))
+        if not pipe.get_list_adapters():  # diffusers only warns when no name belongs to the base
+            raise ValueError("no name in it belongs to SDXL")
         pipe.fuse_lora(lora_scale=scale)
-    except (ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise RefusedError(
-            f"the LoRA does not fit this base: {printable(reason, 300)}",
+            f"the LoRA does not fit this base: {_reason(error)}",
             hint="take a LoRA made for SDXL",
             code="lora",
             source=printable(str(path)),
         ) from error
     pipe.unload_lora_weights()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library said, and the next where that only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return printable(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0], 300)
 
 
 def _offload(pipe: Any, mode: str, device: str) -> None:
