@@ -31,6 +31,7 @@ $(READY): pyproject.toml constraints.txt
 		echo "hint: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q ckptfix # an editable install does not compile, and starting would pay for it
 	@touch $@
 
 demo: $(READY)
@@ -47,9 +48,11 @@ lint: $(READY)
 check: lint test
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
 torture: $(READY)
+	$(BIN)/python -m pytest torture
 	$(BIN)/python -m tests.torture
 
 fuzz: $(READY)

@@ -125,6 +125,7 @@ def convert(
         raise UsageError("no checkpoint to convert", hint="name one file, or the parts of one adapter")
     out = Path(out)
     check_dtype(dtype)
+    _check_parts(sources)
     wanted = _Wanted(to, *_target(to), dtype, allow_overflow, drop_unexplained, partial)
     _check_suffix(out, wanted.wrapper)
     if not dry_run:
@@ -181,6 +182,13 @@ def _target(name: str) -> tuple[Choice, Layout]:
             )
     wrapper = parts["wrapper"]
     return Choice(wrapper=wrapper, projection=parts["projection"], attention=parts["attention"]), wrapper
+
+
+def _check_parts(sources: Sequence[Path]) -> None:
+    for number, source in enumerate(sources):
+        for other in sources[:number]:
+            if source.exists() and other.exists() and source.samefile(other):
+                raise UsageError(f"{source} is given twice", hint="name each part of the adapter once")
 
 
 def _check_suffix(out: Path, wrapper: Layout) -> None:

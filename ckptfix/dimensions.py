@@ -202,9 +202,7 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
     return heads, dim_head
 
 
-def _unet(
-    shapes: Mapping[str, Shape], output_dim: int, status: Status, fallback: AdapterConfig
-) -> tuple[UNet, Status]:
+def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status, fallback: AdapterConfig) -> tuple[UNet, Status]:
     """By the width of the text side if it is a known one and most sites are that UNet's, else by the site numbers."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
     by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == output_dim), None)

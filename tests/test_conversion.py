@@ -806,3 +806,9 @@ def test_zero_padded_numbers_are_rewritten(tmp_path: Path, out: Path) -> None:
     assert inspect(source).exit_code == ExitCode.PROBLEM
     assert convert(source, out).exit_code == ExitCode.OK
     assert content(out) == of(tiny(1).canonical())
+
+
+def test_a_part_given_twice_is_named(source: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match=r"adapter\S* is given twice"):
+        convert([source, source], out)
+    assert not out.exists()
