@@ -25,7 +25,9 @@ from ckptfix.report.terminal import width, write_lines
     help="Sizes to compare with: auto (the file's own), instantid, instantid-sd15, plus-sd15, plus-sdxl or kolors.",
 )
 @adapter_options
-@click.option("--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant or untrained-looking ones.")
+@click.option(
+    "--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant ones; evidence on the row order."
+)
 @click.option("--checksums", is_flag=True, help="Check the checksums of the stored data too.")
 @settings_options
 @limit_options
