@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ckptfix.proving.checks import Check
 from ckptfix.conversion import convert
 from ckptfix.errors import UnreadableError, UsageError
 from ckptfix.formats import open_checkpoint
+from ckptfix.proving.checks import Check
 from ckptfix.proving.proof_check import check_proof, read_proof
 from ckptfix.verification import verify
 from tests.adapters import adapter
