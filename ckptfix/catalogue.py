@@ -36,7 +36,7 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
             )
         if layout.kind in parts:
             raise UsageError(
-                f"{parts[layout.kind].name} and {layout.name} are both a {layout.kind}",
+                f"{parts[layout.kind].name} and {layout.name} are two of a kind ({layout.kind})",
                 hint="name at most one wrapper, one projection and one attention scheme",
             )
         parts[layout.kind] = layout

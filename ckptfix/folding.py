@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+from ckptfix.text import plural
+
 _DEEPEST = 24  # components; nobody reads a longer name, and hostile ones have thousands
 _MOST_VALUES = 8
 
@@ -55,4 +57,4 @@ def folded(names: Iterable[str], most: int = 4) -> str:
     """The folded names in one sentence, at most so many of them."""
     lines = fold_names(names)
     shown = ", ".join(lines[:most])
-    return f"{shown} and {len(lines) - most} more patterns" if len(lines) > most else shown
+    return f"{shown} and {plural(len(lines) - most, 'more pattern')}" if len(lines) > most else shown

@@ -20,7 +20,7 @@ from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
-from ckptfix.reference import CONFIG_FIELDS, PRODUCTS, UNETS, AdapterConfig, resampler_tensors
+from ckptfix.reference import CONFIG_FIELDS, PRODUCTS, UNETS, resampler_tensors
 
 Progress = Callable[[str, int, int], None]
 
@@ -185,12 +185,7 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evide
     dimensions = plan.dimensions
     expected = resampler_tensors(plan.config) | dimensions.attention_shapes()
     present = plan.manifest.tensors
-    product = _product(plan.config) if plan.known else None
-    if product:
-        family, variant = PRODUCTS[product].family, PRODUCTS[product].title
-        certainty: Status = "inferred"
-    else:
-        family, variant, certainty = _family(plan)
+    family, variant, certainty = _family(plan)
     unet = UNETS.get(plan.config.unet or "")
     return Inspection(
         plan,
@@ -205,26 +200,24 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evide
     )
 
 
-def _product(config: AdapterConfig) -> str | None:
-    """The published adapter of exactly these sizes; heads do not count, shapes cannot show them."""
-    for name, product in PRODUCTS.items():
-        same = all(
-            getattr(config, size) == getattr(product.config, size)
-            for size in ("dim", "depth", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")
-        )
-        if same:
-            return name
-    return None
+# What tells products apart; heads do not count, shapes cannot show them.
+_SIZES = ("dim", "depth", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")
 
 
 def _family(plan: Plan) -> tuple[str, str, Status]:
-    """For sizes that no published adapter has: what the encoder width suggests."""
+    """Family and variant: the published adapter of exactly these sizes, else what the encoder width suggests."""
     if not plan.known:
         return "unknown", "unknown", "assumed"
+    if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
+        return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
+    certainty: Status = "assumed" if plan.dimensions.status["embedding_dim"] == "assumed" else "inferred"
+    for product in PRODUCTS.values():
+        if all(getattr(plan.config, size) == getattr(product.config, size) for size in _SIZES):
+            return product.family, product.title, certainty
     if plan.config.embedding_dim == 512:
-        return "InstantID", "a Resampler on a face embedding, in sizes of its own", "inferred"
+        return "InstantID", "a Resampler on a face embedding, in sizes of its own", certainty
     if plan.config.embedding_dim in ENCODERS:
-        return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", "inferred"
+        return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", certainty
     return "Resampler adapter", "in sizes of its own", "assumed"
 
 
@@ -238,7 +231,8 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
     if config.unet:
         yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
     if config.embedding_dim in ENCODERS:
-        yield Fact("encoder", ENCODERS[config.embedding_dim], "inferred")
+        known = status["embedding_dim"] == "confirmed"
+        yield Fact("encoder", ENCODERS[config.embedding_dim], "inferred" if known else "assumed")
     yield Fact("encoder_width", config.embedding_dim, status["embedding_dim"])
     yield Fact("tokens", config.num_queries, status["num_queries"])
     for name in CONFIG_FIELDS:

@@ -254,7 +254,7 @@ def test_unknown_names() -> None:
     manifest = Memory.of(ADAPTERS[1].layout()).manifest
     with pytest.raises(UsageError, match="unknown layout 'nonsense'"):
         plan_for(manifest, layout="nested-bin+nonsense")
-    with pytest.raises(UsageError, match="resampler and diffusers-plus are both a projection"):
+    with pytest.raises(UsageError, match="resampler and diffusers-plus are two of a kind"):
         plan_for(manifest, layout="resampler+diffusers-plus")
     with pytest.raises(UsageError, match="unknown reference 'nonsense'"):
         plan_for(manifest, reference="nonsense")
