@@ -144,8 +144,10 @@ def _load_base(kind: Any, base: Base, dtype: str, parts: dict[str, Any]) -> Any:
 
 
 def _common(dtype: str) -> dict[str, Any]:
-    """`torch_dtype` is the name that every diffusers since 0.35 knows; newer ones call it `dtype` and warn."""
-    return {"torch_dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    """diffusers is renaming `torch_dtype`: 0.42 knows both words, 0.35 only the old one, 1.0 will know the new one."""
+    release = tuple(int(part) for part in library("diffusers").__version__.split(".")[:2])
+    word = "dtype" if release >= (0, 42) else "torch_dtype"
+    return {word: getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
 
 
 @contextmanager
