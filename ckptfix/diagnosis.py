@@ -115,7 +115,7 @@ def _missing(plan: Plan) -> Iterator[Finding]:
     if not plan.missing:
         return
     names = list(plan.missing)
-    total = len(names) + sum(len(step.outputs) for step in plan.steps)
+    total = len({*names, *(output for step in plan.steps for output in step.outputs)})
     halves = {name.split(".")[0] for name in names}
     absent = [name for step in plan.steps for name in step.absent]
     message = f"{count(len(names), 'tensor')} missing: {folded(names)}"

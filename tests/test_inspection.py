@@ -18,7 +18,7 @@ import torch
 from ckptfix.errors import ExitCode, UsageError
 from ckptfix.inspection import Inspection, inspect
 from ckptfix.reference import PRODUCTS, AdapterConfig, expected_tensors
-from tests.fixtures.adapters import TINY, Adapter, adapter, as_torch, save, tiny
+from tests.fixtures.adapters import TINY, Adapter, adapter, save, tiny
 from tests.test_conversion import HOSTILE, flip
 
 CONTRACT = [
@@ -347,7 +347,3 @@ def test_inspect_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout == "1 []\n"
-
-
-def test_as_torch_is_only_for_tests() -> None:
-    assert as_torch({"a": np.ones(2, np.float32)})["a"].tolist() == [1, 1]
