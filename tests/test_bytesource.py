@@ -145,3 +145,22 @@ def test_a_full_disk_while_spooling_is_an_output_error(tmp_path: Path, monkeypat
     with pytest.raises(OutputError) as caught:
         spool(parts(), "x")
     assert str(caught.value) == f"x: unpacking into {tmp_path} failed: No space left on device"
+
+
+def test_the_hole_at_the_end_of_a_sparse_file(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.bin"
+    with path.open("wb") as file:
+        file.write(b"x" * 100_000)
+        file.truncate(1 << 40)
+    source = open_local(path)
+    try:
+        assert 100_000 <= source.trailing_hole(0) <= 1 << 20
+        assert source.trailing_hole(1 << 30) == 1 << 30
+    finally:
+        source.close()
+    path.write_bytes(b"x" * 100)
+    source = open_local(path)
+    try:
+        assert source.trailing_hole(0) == 100
+    finally:
+        source.close()

@@ -76,6 +76,21 @@ class LocalFile:
         except OSError as error:
             return self.size if error.errno == errno.ENXIO else offset
 
+    def trailing_hole(self, start: int) -> int:
+        """Where the hole begins that a sparse file ends with, looked for from `start` on; the size where none is."""
+        if not hasattr(os, "SEEK_HOLE"):
+            return self.size
+        position = start
+        for _ in range(1_000):
+            try:
+                hole = os.lseek(self._descriptor, position, os.SEEK_HOLE)
+            except OSError:
+                break
+            position = self.next_data(hole)
+            if position >= self.size:
+                return hole
+        return self.size
+
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)

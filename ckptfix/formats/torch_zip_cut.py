@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ckptfix.errors import UnreadableError
-from ckptfix.formats.bytesource import ByteSource, read_at, read_some
+from ckptfix.formats.bytesource import ByteSource, LocalFile, read_at, read_some
 from ckptfix.formats.cut import report_cut
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits, limit_error
@@ -36,6 +36,7 @@ from ckptfix.text import plural, printable
 
 _BLOCK: Final = 512
 _STEP: Final = 1 << 20
+_ZERO_SCAN: Final = 512 << 20
 _SMALL: Final = 4096
 _NARROW: Final = struct.Struct("<4sLLL")
 _WIDE: Final = struct.Struct("<4sLQQ")
@@ -233,10 +234,14 @@ class _Walk:
 
 
 def _trailing_zeros(source: ByteSource, start: int) -> int:
-    """How many bytes at the end of the source are zero, counted back to `start` at most."""
-    position = source.size
-    while position > start:
-        size = min(_STEP, position - start)
+    """How many bytes at the end of the source are zero, counted back to `start` at most.
+
+    Stops after reading 512 MiB, the hole at the end of a sparse file aside.
+    """
+    position = source.trailing_hole(start) if isinstance(source, LocalFile) else source.size
+    least = max(start, position - _ZERO_SCAN)
+    while position > least:
+        size = min(_STEP, position - least)
         kept = len(read_at(source, position - size, size).rstrip(b"\0"))
         position -= size - kept
         if kept:
