@@ -37,6 +37,7 @@ from tests.fixtures.adapters import (
     as_torch,
     flat,
     save,
+    site_paths,
     tiny,
     torch_bytes,
     torch_dtype,
@@ -174,6 +175,37 @@ def test_instantid_opens_in_torch_and_is_nested(source: Path, tmp_path: Path) ->
     assert list(found["image_proj"]) == list(tiny(2).projection)
     assert list(found["ip_adapter"])[:3] == ["1.to_k_ip.weight", "1.to_v_ip.weight", "3.to_k_ip.weight"]
     assert content(tmp_path / "i.bin") == of(tiny(2).canonical())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_diffusers_loads_what_is_written(tmp_path: Path) -> None:
+    """Both canonical files, onto a narrow SDXL UNet; the K/V pairs arrive at the layers they were made for."""
+    from diffusers import UNet2DConditionModel
+
+    config = replace(TINY, depth=4, dim=64, dim_head=64, heads=1, unet="sdxl")
+    whole = adapter(config)
+    source = save(tmp_path / "a.bin", whole.layout("nested-bin", "diffusers-plus", "unet-path"))
+    for target, suffix in (("canonical", "safetensors"), ("instantid", "bin")):
+        out = tmp_path / f"fixed.{suffix}"
+        convert(source, out, to=target)
+        unet: Any = UNet2DConditionModel(  # type: ignore[no-untyped-call]
+            block_out_channels=(8, 16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=8,
+            norm_num_groups=4,
+            cross_attention_dim=28,
+        )
+        nested: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+        for name, tensor in (load_file(out) if suffix == "safetensors" else flat_torch(torch.load(out))).items():
+            group, _, rest = name.partition(".")
+            nested[group][rest] = tensor
+        unet._load_ip_adapter_weights([nested], low_cpu_mem_usage=False)
+        for site, path in zip(sorted(whole.pairs), site_paths("sdxl"), strict=True):
+            processor = unet.attn_processors[f"{path}.processor"]
+            assert torch_bytes(processor.to_k_ip[0].weight) == whole.pairs[site][0].tobytes()
+            assert torch_bytes(processor.to_v_ip[0].weight) == whole.pairs[site][1].tobytes()
 
 
 # -- what the output is ------------------------------------------------------------------------------------------

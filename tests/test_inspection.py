@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -304,15 +303,8 @@ def test_checksums_are_looked_at_only_when_asked(tmp_path: Path) -> None:
     assert found.repairable is False
 
 
-def spoilt() -> Iterator[tuple[str, float, str, str]]:
-    yield "proj_in.weight", np.nan, "error", "image_proj.proj_in.weight holds"
-    yield "proj_in.bias", np.inf, "error", "image_proj.proj_in.bias holds"
-
-
-@pytest.mark.parametrize(("name", "value", "severity", "message"), spoilt())
-def test_values_are_looked_at_only_when_asked(
-    tmp_path: Path, name: str, value: float, severity: str, message: str
-) -> None:
+@pytest.mark.parametrize(("name", "value"), [("proj_in.weight", np.nan), ("proj_in.bias", np.inf)])
+def test_values_are_looked_at_only_when_asked(tmp_path: Path, name: str, value: float) -> None:
     tree = plain().layout()
     tree["image_proj"][name].flat[7] = value
     path = save(tmp_path / "a.bin", tree)
@@ -321,10 +313,10 @@ def test_values_are_looked_at_only_when_asked(
     (finding,) = [finding for finding in found.findings if finding.code == "values"]
     assert (found.exit_code, finding.severity, finding.tensors) == (
         ExitCode.PROBLEM,
-        severity,
+        "error",
         (f"image_proj.{name}",),
     )
-    assert finding.message.startswith(message)
+    assert finding.message.startswith(f"image_proj.{name} holds ")
 
 
 def test_progress_of_values_and_checksums_ends_at_its_total(tmp_path: Path) -> None:
