@@ -206,7 +206,8 @@ def _painted(
 
 def _tried(wishes: Wishes, ready: Preflight, report: Progress) -> Generation:
     from ckptfix.generation.dry_run import dry_run, unet_config
-    from ckptfix.generation.fit import SDXL, check_fit, pair_shapes
+    from ckptfix.generation.fit import check_fit, pair_shapes
+    from ckptfix.generation.models import SDXL
 
     if ready.base is None and not wishes.self_test:
         check_fit(ready.adapter.dimensions, pair_shapes(SDXL))

@@ -12,7 +12,6 @@ from ckptfix.text import printable
 from ckptfix.views import Shape
 
 FACE_NUMBERS = 512  # of an antelopev2 embedding
-SDXL = Denoiser(widths=(640, 1280), context=2048)
 
 
 def pair_shapes(denoiser: Denoiser) -> dict[str, Shape]:

@@ -11,19 +11,17 @@ from importlib import import_module
 from typing import Final
 
 from ckptfix.errors import UnavailableError
-from ckptfix.generation.models import Base, ControlNet
+from ckptfix.generation.models import SDXL_PARAMETERS, Base, ControlNet
 from ckptfix.generation.wishes import Recipe
 
 GIB: Final = 1 << 30
 ITEMSIZE: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 _PIXELS: Final = 1024 * 1024
 _UNET_WIDTH: Final = 1280
-_UNET_PARAMETERS: Final = 2_567_463_684
 _DENOISE: Final = 1.6 * GIB  # activations of the UNet in fp16 with guidance; the ControlNet adds as below
 _DENOISE_CONTROLNET: Final = 0.6 * GIB
 _DECODE: Final = 4.7 * GIB  # of the VAE in fp32
 _DECODE_TILED: Final = 0.5 * GIB
-_VAE_PARAMETERS: Final = 83_653_863
 _STEP: Final = 13.5e12  # floating-point operations of the UNet per step with guidance
 _DECODE_WORK: Final = 10.5e12
 _SHARE_OF_PEAK: Final = 0.5  # of the speed of one large matrix product
@@ -73,8 +71,8 @@ def forecast(
         host = peak
     else:
         host = int(weights if offload != "none" else 1.2 * base.parts["unet"].parameters * size)
-    share = base.parts["unet"].parameters / _UNET_PARAMETERS
-    share += controlnet.weights.parameters / _UNET_PARAMETERS * 0.9 if controlnet else 0
+    share = base.parts["unet"].parameters / SDXL_PARAMETERS["unet"]
+    share += controlnet.weights.parameters / SDXL_PARAMETERS["unet"] * 0.9 if controlnet else 0
     work = recipe.steps * _STEP * share * pixels * halves + _DECODE_WORK * pixels * _vae_scale(base)
     return Forecast(weights, peak, host, work)
 
@@ -124,4 +122,4 @@ def gib(count: float) -> str:
 
 
 def _vae_scale(base: Base) -> float:
-    return float((base.parts["vae"].parameters / _VAE_PARAMETERS) ** 0.5)
+    return float((base.parts["vae"].parameters / SDXL_PARAMETERS["vae"]) ** 0.5)

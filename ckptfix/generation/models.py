@@ -68,6 +68,20 @@ class ControlNet:
     weights: Weights
 
 
+SDXL: Final = Denoiser(widths=(640, 1280), context=2048)
+# Parameters of the models that the published configs describe, for forecasts without files.
+SDXL_PARAMETERS: Final = {
+    "unet": 2_567_463_684,
+    "text_encoder": 123_060_480,
+    "text_encoder_2": 694_659_840,
+    "vae": 83_653_863,
+}
+SDXL_BASE: Final = Base(
+    "SDXL", Path(), SDXL, {part: Weights(2 * count, count, "fp16") for part, count in SDXL_PARAMETERS.items()}
+)
+IDENTITY_NET: Final = ControlNet("IdentityNet", Path(), SDXL, Weights(2 * 1_251_014_160, 1_251_014_160))
+
+
 def read_base(folder: Path, name: str, *, half: bool) -> Base:
     """A saved diffusers folder of an SDXL pipeline; `half` prefers fp16 files where there are both.
 

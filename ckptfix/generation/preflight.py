@@ -19,7 +19,7 @@ from ckptfix.generation.forecast import Forecast, check_memory, forecast
 from ckptfix.generation.gathering import Gathering, Piece
 from ckptfix.generation.libraries import absent_dependencies
 from ckptfix.generation.model_input import Download, fetch, find_base, find_controlnet, offline_error
-from ckptfix.generation.models import Base, ControlNet
+from ckptfix.generation.models import IDENTITY_NET, SDXL_BASE, Base, ControlNet
 from ckptfix.generation.places import hub_is_off
 from ckptfix.generation.wishes import Recipe, Wishes
 from ckptfix.requirements import missing_dependency, requirement
@@ -299,13 +299,13 @@ def _forecast(
     adapter: AdapterInput | None,
     device: str | None,
 ) -> Forecast | None:
+    if wishes.dry_run and not wishes.self_test:
+        base = base or SDXL_BASE
+        controlnet = controlnet or (None if recipe.no_controlnet else IDENTITY_NET)
     if base is None or adapter is None or device is None or not recipe.width:
         return None
     wanted = forecast(base, controlnet, adapter.parameters, recipe, offload=wishes.offload, device=device)
     saving = "--offload model --vae-tiling" if wishes.offload == "none" else "--offload sequential --vae-tiling"
     with gathering.piece("memory"):
-        if wishes.dry_run:
-            saving = ""
-        note = check_memory(wanted, device, saving, anyway=wishes.yes or wishes.dry_run)
-        gathering.found("memory", note)
+        gathering.found("memory", check_memory(wanted, device, saving, anyway=wishes.yes or wishes.dry_run))
     return wanted

@@ -18,7 +18,7 @@ def generation_page(result: Generation, width: int, *, verbose: bool = False) ->
     for picture in result.pictures:
         page.text(f"{picture.path}: {picture.width} x {picture.height}, seed {picture.seed}", "bold green", hang=2)
     if result.dry_run is not None:
-        page.text("dry run: everything fits, no picture was made", "bold green")
+        page.text(f"dry run: {_tried(result)}; no picture was made", "bold green")
     page.blank()
     _add_pieces(page, result.pieces)
     page.labelled("settings", _settings(result))
@@ -57,6 +57,10 @@ def _add_cure(page: Page, hint: str, commands: list[str]) -> None:
         page.verbatim(command, "cyan", indent=2 + LABEL)
     if not commands:
         page.labelled("", hint, style="cyan")
+
+
+def _tried(result: Generation) -> str:
+    return "the adapter fits SDXL" if result.preflight.absent else "everything is there and fits"
 
 
 def _settings(result: Generation) -> str:
