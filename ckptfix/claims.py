@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ckptfix.layout import Layout, Numbering, Rule
 from ckptfix.manifest import Manifest
 from ckptfix.reference import UNETS
-from ckptfix.template import Holes, TemplateIndex
+from ckptfix.template import MOST_DOTS, Holes, TemplateIndex
 
 GROUPS = ("image_proj.", "ip_adapter.")
 
@@ -76,6 +76,8 @@ class _Hit:
 
 def strip_shells(name: str, shells: Iterable[Layout]) -> str:
     """The name without the components that the shells add; repeated until nothing more comes off."""
+    if name.count(".") > MOST_DOTS:
+        return name
     components = name.split(".")
     while True:
         before = len(components)

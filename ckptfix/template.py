@@ -12,6 +12,7 @@ HOLE = re.compile(r"\{(\w*)\}")
 # {block} and {site} are numbers, {param} is weight or bias, {rest} one or more whole components.
 HOLE_NAMES = ("block", "site", "param", "rest")
 PARAMS = ("weight", "bias")
+MOST_DOTS = 60  # no model nests deeper; a hostile name with thousands would take quadratic time
 
 Holes = Mapping[str, str]
 Payload = TypeVar("Payload")
@@ -67,6 +68,8 @@ class TemplateIndex(Generic[Payload]):
         node.payload = payload
 
     def match(self, name: str) -> tuple[Payload, dict[str, str]] | None:
+        if name.count(".") > MOST_DOTS:
+            return None
         return next(_walk(self._root, name.split("."), 0, {}), None)
 
 

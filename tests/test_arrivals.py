@@ -245,8 +245,8 @@ REFUSALS = {
     "limit": Refusal(
         lambda: files.torch_zip(files.proto(b"N0" * 600_000)),
         "limit",
-        "the pickle has over 500,000 opcodes (budget: opcodes)",
-        "if you trust the file's source, raise the budget: --max-opcodes 2000000",
+        "the pickle has over 400,000 opcodes (budget: opcodes)",
+        "if you trust the file's source, raise the budget: --max-opcodes 1600000",
         ExitCode.UNSAFE,
     ),
 }

@@ -37,8 +37,8 @@ def test_each_budget_of_a_large_healthy_file_can_be_raised(tmp_path: Path) -> No
         given += options.split()
     assert found.document["totals"]["tensors"] == MANY
     assert met == [
-        "the pickle has over 500,000 opcodes (budget: opcodes)",
-        "the file has over 20,000 tensors (budget: tensors)",
+        "the pickle has over 400,000 opcodes (budget: opcodes)",
+        "the file has over 8,000 tensors (budget: tensors)",
     ]
 
 
@@ -76,9 +76,9 @@ def test_budgets_without_an_option_say_so() -> None:
 
 
 def test_what_grows_with_a_budget_is_raised_along() -> None:
-    raised = DEFAULT_LIMITS.raised({"opcodes": 1_000_000, "tensors": 60_000})
+    raised = DEFAULT_LIMITS.raised({"opcodes": 800_000, "tensors": 24_000})
     assert raised == Limits(
-        opcodes=1_000_000, tensors=60_000, memo=500_000, nodes=600_000, records=75_000, name_bytes=24 << 20
+        opcodes=800_000, tensors=24_000, memo=400_000, nodes=400_000, records=75_000, name_bytes=6 << 20
     )
     assert DEFAULT_LIMITS.raised({"tensors": 5}) == Limits(tensors=5)
     assert DEFAULT_LIMITS.raised({}) == DEFAULT_LIMITS

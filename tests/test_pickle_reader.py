@@ -272,7 +272,7 @@ def doubled(opener: bytes, closer: bytes, levels: int) -> bytes:
 BOMBS = {
     "shared dicts": (doubled(b"}", b"", 60), "budget: nodes"),
     "shared lists": (doubled(b"]", b"", 60), "budget: nodes"),
-    "nested tuples": (files.proto(b")" + b"\x85" * 400_000), "budget: depth"),
+    "nested tuples": (files.proto(b")" + b"\x85" * 390_000), "budget: depth"),
     "self in dict": (files.proto(b"}q\x00" + files.text("a") + b"h\x00s"), "budget: depth"),
     "opcodes": (files.proto(b"N0" * 2_000_000), "budget: opcodes"),
     "memo": (files.proto(b"N" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(300_000))), "budget: memo"),

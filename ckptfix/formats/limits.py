@@ -1,7 +1,8 @@
 """Every budget of the readers in one place: what a hostile file may cost before it is refused.
 
 The values keep the reading of any file within 150 MB and 2 s. The healthy files they were set against: InstantID
-(191 tensors, 7 thousand opcodes, a 25 KB pickle) and training dumps with optimizer state (some 10 thousand tensors).
+(191 tensors, 7 thousand opcodes, a 25 KB pickle) and training dumps of an SDXL UNet with optimizer state (some 5
+thousand tensors).
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ MIB = 1 << 20
 class Limits:
     """Budgets for one file; sizes in bytes, lengths in characters."""
 
-    tensors: int = 20_000
+    tensors: int = 8_000
     records: int = 25_000
     # the pickle machine and the walk over what it built
     pickle_bytes: int = 8 * MIB
-    opcodes: int = 500_000
-    memo: int = 250_000
+    opcodes: int = 400_000
+    memo: int = 200_000
     globals: int = 5_000
     depth: int = 100
-    nodes: int = 300_000
-    aliases: int = 10_000
+    nodes: int = 200_000
+    aliases: int = 5_000
     key_length: int = 1_000
     name_length: int = 4_000
-    name_bytes: int = 8 * MIB
+    name_bytes: int = 2 * MIB
     # safetensors
     header_bytes: int = 8 * MIB
     metadata_entries: int = 10_000

@@ -98,6 +98,7 @@ class _Header:
             raise self._bad("its header does not start with '{'")
         entries: dict[str, Any] = {}
         metadata: dict[str, str] | None = None
+        name_bytes = 0
         for name in self._keys():
             if name == "__metadata__":
                 if metadata is not None:
@@ -108,8 +109,11 @@ class _Header:
                 raise self._twice(name)
             if len(entries) >= self._limits.tensors:
                 raise limit_error("tensors", f"the file has over {self._limits.tensors:,} tensors")
+            name_bytes += len(name)
             if len(name) > self._limits.name_length:
                 raise limit_error("name_length", f"a tensor's name has {len(name):,} characters")
+            if name_bytes > self._limits.name_bytes:
+                raise limit_error("name_bytes", "the names of the tensors are too long")
             check_name(name, self._source.name)
             entries[name] = self._entry(name)
         if self._text[self._at :].strip(" "):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ckptfix.errors import UnreadableError
 from ckptfix.findings import Finding
-from ckptfix.formats.bytesource import ByteSource, read_at, read_some
+from ckptfix.formats.bytesource import ByteSource, LocalFile, read_at, read_some
 from ckptfix.formats.cut import report_cut
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.formats.pickle_nodes import Pickled, PickleError, Use
@@ -32,6 +32,7 @@ from ckptfix.text import plural, printable
 
 _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20
+_LOCAL_READ: Final = 4 << 20  # takes a millisecond, and reading a pickle twice takes more
 _PREAMBLE_OPCODES: Final = 1_000
 # Element sizes of the types that ckptfix refuses but must step over.
 _OTHER_ITEMSIZES: Final = {"complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1}
@@ -85,16 +86,14 @@ def _bad(source: ByteSource, problem: str) -> UnreadableError:
 
 def _read_pickles(source: ByteSource, limits: Limits) -> list[Pickled]:
     """The five pickles. Reads a first part of the file, and more only while a pickle reaches past it."""
-    amount = _FIRST_READ
+    amount = min(_LOCAL_READ if isinstance(source, LocalFile) else _FIRST_READ, limits.pickle_bytes)
+    pickles: list[Pickled] = []
     while True:
         data = read_some(source, 0, amount)
-        pickles: list[Pickled] = []
-        position = 0
         try:
-            for index in range(5):
-                budget = limits if index > 2 else replace(limits, opcodes=_PREAMBLE_OPCODES)
-                pickles.append(read_pickle(data, position, limits=budget))
-                position = pickles[-1].end
+            while len(pickles) < 5:
+                budget = limits if len(pickles) > 2 else replace(limits, opcodes=_PREAMBLE_OPCODES)
+                pickles.append(read_pickle(data, pickles[-1].end if pickles else 0, limits=budget))
             return pickles
         except PickleError as error:
             if not error.truncated or len(data) == source.size:

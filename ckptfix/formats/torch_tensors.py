@@ -139,7 +139,8 @@ class _Ledger:
             raise limit_error("tensors", f"the file has over {limits.tensors:,} tensors")
         self._names_left -= len(name)
         if self._names_left < 0 or len(name) > limits.name_length:
-            raise limit_error("name_length", "the names of the tensors are too long")
+            budget = "name_bytes" if self._names_left < 0 else "name_length"
+            raise limit_error(budget, "the names of the tensors are too long")
         if name in self._seen:
             raise name_error(f"two tensors are both named {printable(name)}", self._source)
         self._seen.add(name)

@@ -52,7 +52,7 @@ def _flatten(node: Any, path: tuple[str, ...], found: dict[str, Content], depth:
     elif isinstance(node, (list, tuple)):
         children = list(enumerate(node))
     else:
-        return True
+        return not isinstance(node, (torch.UntypedStorage, torch.TypedStorage))  # numbers, but no tensor's
     return all(_flatten(value, (*path, _word(key)), found, depth + 1) for key, value in children)
 
 
