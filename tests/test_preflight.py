@@ -548,6 +548,26 @@ def test_one_side_keeps_the_shape_of_the_picture(here: Path) -> None:
     assert (ready.recipe.width, ready.recipe.height) == (640, 512)
 
 
+def test_a_normalised_embedding_is_told(here: Path) -> None:
+    embedding = np.load("e.npy")
+    np.save("unit.npy", embedding / np.linalg.norm(embedding))
+    assert look(embedding=Path("unit.npy"))[1][0] == (
+        "unit.npy: its norm is 1.000, as of a normalised embedding (insightface's normed_embedding); InstantID takes "
+        "the raw one, of norm about 15 to 30, and the likeness suffers without it"
+    )
+
+
+def test_an_embedding_of_another_recogniser(here: Path) -> None:
+    np.save("sface.npy", np.ones(128, np.float32))
+    says(
+        stopped(embedding=Path("sface.npy")),
+        3,
+        "sface.npy: has shape [128], as dlib, FaceNet and OpenCV's SFace give; InstantID takes the 512 numbers of "
+        "antelopev2's glintr100",
+        "make one from a face picture: ckptfix generate --face IMG --save-embedding E.npy",
+    )
+
+
 def test_points_outside_of_the_picture(here: Path) -> None:
     (here / "k.json").write_text("[[10, 10], [20, 10], [15, 20], [12, 300], [18, -1]]")
     says(
@@ -681,6 +701,7 @@ def test_targets_that_cannot_be(here: Path) -> None:
             "there is no scheduler 'eulr'",
             "use one of euler, euler-a, ddim, dpm++, dpm++-karras, lcm, unipc",
         ),
+        ({"dtype": "int8"}, "there is no dtype 'int8' here", "use one of float32, float16, bfloat16"),
         ({"kps": Path("k"), "pose": Path("p")}, "--kps and --pose both say where the face goes", "give one of them"),
         (
             {"no_controlnet": True, "kps": Path("k")},
@@ -771,6 +792,8 @@ error: 4 things missing or wrong; nothing was loaded
                InstantX/InstantID is not in the cache /h/hf/hub or
                ./ControlNetModel, ./checkpoints/ControlNetModel
                hf download InstantX/InstantID --include 'ControlNetModel/*' --local-dir .
+
+hint: to see the wiring work without them: ckptfix generate --base tiny
 """
 
 

@@ -61,7 +61,7 @@ class NotReadyError(CkptfixError):
         lines = [f"  {problem.piece}: {problem.error}" for problem in problems]
         super().__init__(
             "\n".join([f"{plural(len(problems), 'thing')} missing or wrong, nothing was loaded", *lines]),
-            hint="get the pieces one by one, or run it with --base tiny to see the wiring work without them",
+            hint="to see the wiring work without them: ckptfix generate --base tiny",
             code="not-ready",
             problems=[problem.to_dict() for problem in problems],
             found=[piece.to_dict() for piece in gathering.sorted_pieces()],

@@ -22,6 +22,7 @@ NEGATIVE_PROMPT: Final = (
     "deformed, mutated, cross-eyed, ugly, disfigured (lowres, low quality, worst quality:1.2), (text:1.2), watermark, "
     "painting, drawing, illustration, glitch,deformed, mutated, cross-eyed, ugly, disfigured"
 )
+DTYPES: Final = ("float32", "float16", "bfloat16")
 _MOST_SIDE: Final = 4096
 _SELF_TEST_STEPS: Final = 4
 
@@ -149,6 +150,10 @@ def _check(recipe: Recipe, wishes: Wishes) -> None:
     if recipe.scheduler not in SCHEDULERS:
         raise UsageError(
             f"there is no scheduler {recipe.scheduler!r}", hint=f"use one of {', '.join(SCHEDULERS)}", code="scheduler"
+        )
+    if recipe.dtype not in ("", *DTYPES):
+        raise UsageError(
+            f"there is no dtype {recipe.dtype!r} here", hint=f"use one of {', '.join(DTYPES)}", code="dtype"
         )
     if wishes.kps and wishes.pose:
         raise UsageError("--kps and --pose both say where the face goes", hint="give one of them")

@@ -42,6 +42,8 @@ def problems_page(error: NotReadyError, width: int) -> Page:
     for problem in error.problems:
         page.labelled(problem.piece, printable(str(problem.error), 1000), label_style="red")
         _add_cure(page, problem.error.hint, problem.error.details.get("commands", ()))
+    page.blank()
+    page.text("hint: to see the wiring work without them: ckptfix generate --base tiny")
     return page
 
 
