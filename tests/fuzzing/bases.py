@@ -109,11 +109,11 @@ def all_bases() -> list[Base]:
         Base("zip-in-zip", RawSample(files.zip_in_zip(files.healthy_zip()))),
         Base("zip-in-zip-deflated", RawSample(files.zip_in_zip(files.healthy_zip(), compression=zipfile.ZIP_DEFLATED))),
         *(Base(f"raw-{name}", RawSample(make()), weight=0.3) for name, make in _RAW.items()),
-        zip_base("adapter-nested", saved(adapters.as_torch(whole.layout("nested-bin"))), weight=0.05, adapter=True),
+        zip_base("adapter-nested", saved(adapters.as_torch(whole.layout("nested-bin"))), weight=0.03, adapter=True),
         Base(
             "adapter-flat",
             HeaderSample.parse(save_safetensors(adapters.as_torch(whole.layout("flat-st")))),
-            weight=0.05,
+            weight=0.03,
             adapter=True,
         ),
     ]

@@ -22,7 +22,7 @@ from tests.fuzzing.mutations import mutate
 
 BATCH = 2_000
 SILENCE = 60.0  # seconds without a new mutant, after which a process counts as hung where no alarm reaches it
-_COMMANDS_EVERY = 100
+_COMMANDS_EVERY = 250
 
 Key = tuple[str, str]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ class Judge:
             after.st_size,
         ) or self._path.read_bytes() != data:
             raise FindError("input modified", outcome, "")
-        litter = [path.name for folder in (self._path.parent, self._out.parent) for path in folder.iterdir()]
+        litter = [entry.name for folder in (self._path.parent, self._out.parent) for entry in os.scandir(folder)]
         if set(litter) - {self._path.name}:
             raise FindError("litter", outcome, str(litter))
         if contents is not None:

@@ -111,6 +111,7 @@ def mutate(sample: Sample, chance: Random) -> bytes:
     """The bytes of a sample after one to four changes; `sample` itself is spoilt."""
     if isinstance(sample, RawSample):
         return change_bytes(sample.data, chance)
+    _CHANGED.clear()  # a mutant never depends on the one before
     for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 4))):
         if isinstance(sample, ZipSample):
             chance.choices((_change_archive, _change_index), (4, 6))[0](sample, chance)
@@ -187,7 +188,7 @@ _RAW: tuple[Callable[[bytearray, Random], None], ...] = (
 # -- pickles -----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def opcodes(data: bytes) -> tuple[bytes, ...]:
     """A sound pickle cut at its opcodes."""
     starts = [at or 0 for _, _, at in pickletools.genops(data)] + [len(data)]
@@ -197,8 +198,8 @@ def opcodes(data: bytes) -> tuple[bytes, ...]:
 def change_pickle(data: bytes, chance: Random) -> bytes:
     """One to three opcodes removed, doubled, moved, replaced, or given another argument."""
     try:
-        parts = list(opcodes(data))
-    except (ValueError, IndexError, OverflowError, UnicodeDecodeError, struct.error):  # mutated before
+        parts = list(_CHANGED.get(data) or opcodes(data))
+    except (ValueError, IndexError, OverflowError, UnicodeDecodeError, struct.error):  # damaged before
         return change_bytes(data, chance)
     for _ in range(chance.choice((1, 1, 2, 3))):
         at = chance.randrange(len(parts)) if parts else 0
@@ -219,7 +220,13 @@ def change_pickle(data: bytes, chance: Random) -> bytes:
         else:
             at = next((i for i in range(at, len(parts)) if len(parts[i]) > 1), at)
             parts[at] = _other_argument(parts[at], chance)
-    return b"".join(parts)
+    changed = b"".join(parts)
+    _CHANGED[changed] = parts
+    return changed
+
+
+# Parts of the pickles that were changed already in this mutant, which may be sound ones no more.
+_CHANGED: dict[bytes, list[bytes]] = {}
 
 
 def _called(name: str) -> bytes:
