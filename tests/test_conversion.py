@@ -9,7 +9,7 @@ import stat
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ckptfix import copying
 from ckptfix.conversion import Conversion, convert
-from ckptfix.errors import CkptfixError, DamagedError, ExitCode, RefusedError, UnreadableError, UsageError
+from ckptfix.errors import CkptfixError, DamagedError, ExitCode, OutputError, RefusedError, UnreadableError, UsageError
+from ckptfix.formats.output import OutputTensor
 from ckptfix.inspection import inspect
 from tests.fixtures.adapters import (
     ATTENTIONS,
@@ -229,6 +231,7 @@ def test_metadata_is_provenance_and_nothing_else(source: Path, out: Path) -> Non
         metadata = file.metadata()
     assert metadata == {
         "ckptfix_version": "0.1.0",
+        "layout": "canonical",
         "source": "ip-adapter.bin",
         "source_bytes": str(source.stat().st_size),
         "source_layout": "nested-bin+diffusers-plus+odd",
@@ -486,10 +489,11 @@ def test_two_files_that_claim_one_name(tmp_path: Path, out: Path) -> None:
     result = convert([first, second], out)
     refused(result, out)
     assert result.plan.clashes["ip_adapter.1.to_k_ip.weight"] == (
-        f"{first}:ip_adapter.1.to_k_ip.weight",
-        f"{second}:ip_adapter.1.to_k_ip.weight",
+        "part 1:ip_adapter.1.to_k_ip.weight",
+        "part 2:ip_adapter.1.to_k_ip.weight",
     )
-    refused(convert([first, first], out), out)
+    with pytest.raises(UsageError, match="is given twice"):
+        convert([first, first], out)
 
 
 # -- partial and dropped -----------------------------------------------------------------------------------------
@@ -628,6 +632,44 @@ def test_checksums_switched_off_are_noted_and_no_reason_to_refuse(tmp_path: Path
     result = convert(source, out)
     assert (result.exit_code, content(out)) == (ExitCode.OK, of(tiny(1).canonical()))
     assert [finding.severity for finding in result.findings] == ["note"]
+
+
+@pytest.mark.parametrize("target", ["canonical", "instantid"])
+def test_what_differs_from_its_source_is_never_put_in_place(
+    tmp_path: Path, source: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that writes another bit than it was given."""
+    out = tmp_path / f"fixed.{'bin' if target == 'instantid' else 'safetensors'}"
+    out.write_bytes(b"the old file")
+    name = "write_torch_zip" if target == "instantid" else "write_safetensors"
+    write = getattr(copying, name)
+
+    def spoil(stream: BinaryIO, tensors: list[OutputTensor], *arguments: Any, **options: Any) -> Any:
+        data = bytearray(b"".join(tensors[0].chunks()))
+        data[5] ^= 1
+        spoilt = replace(tensors[0], chunks=lambda: iter([bytes(data)]))
+        return write(stream, [spoilt, *tensors[1:]], *arguments, **options)
+
+    monkeypatch.setattr(copying, name, spoil)
+    with pytest.raises(OutputError) as caught:
+        convert(source, out, to=target, force=True)
+    assert str(caught.value) == (
+        "what was written differs from its source at image_proj.latents; nothing was put in place"
+    )
+    assert out.read_bytes() == b"the old file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([out.name, "ip-adapter.bin"])
+
+
+def test_partial_leaves_out_what_is_damaged(tmp_path: Path, out: Path) -> None:
+    source = save(tmp_path / "a.bin", tiny(1).layout())
+    flip(source, "data/0")
+    with pytest.raises(DamagedError):
+        convert(source, out)
+    result = convert(source, out, partial=True)
+    assert (result.exit_code, result.partial, result.written) == (ExitCode.PROBLEM, True, True)
+    right = of(tiny(1).canonical())
+    del right["image_proj.latents"]
+    assert content(out) == right
 
 
 # -- dtypes ------------------------------------------------------------------------------------------------------

@@ -148,6 +148,13 @@ def test_one_bad_shape_changes_no_size(depth: int) -> None:
                     assert getattr(found, size) == getattr(config, size), (name, other, size)
 
 
+def test_the_pairs_do_not_outvote_the_projection() -> None:
+    """32 K/V tensors of another text width: they are what is wrong, however many they are."""
+    shapes = shapes_of()
+    other = {name: (shape[0], 30) if "ip_adapter" in name else shape for name, shape in shapes.items()}
+    assert read_dimensions(other).config.output_dim == 28
+
+
 def test_one_bad_pair_changes_no_width() -> None:
     """At the middle site too, which has a level of its own with two tensors."""
     shapes = shapes_of()

@@ -144,7 +144,7 @@ _entry = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["name", "title", "seen", "kind", "declared", "aliases"]), _values),
     st.lists(_entry, max_size=2),

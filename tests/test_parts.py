@@ -49,12 +49,10 @@ def test_a_name_in_both_parts_is_told_apart_by_its_file(tmp_path: Path) -> None:
     other = save(tmp_path / "c.bin", {"image_proj": tiny(1, seed=9).layout()["image_proj"]})
     with open_checkpoint(paths[0]) as first, open_checkpoint(other) as second:
         manifest = join([first, second]).manifest
-        assert f"{paths[0]}:image_proj.latents" in manifest.tensors
-        assert f"{other}:image_proj.latents" in manifest.tensors
         assert len(manifest.tensors) == 2 * len(tiny(1).projection)
         assert [part.tensors["image_proj.latents"].name for part in manifest.parts] == [
-            f"{paths[0]}:image_proj.latents",
-            f"{other}:image_proj.latents",
+            "part 1:image_proj.latents",
+            "part 2:image_proj.latents",
         ]
 
 

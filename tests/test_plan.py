@@ -215,7 +215,7 @@ _odd_names = st.text(st.characters(blacklist_categories=["Cs"], blacklist_charac
 _shapes = st.lists(st.sampled_from([0, 1, 2, 3, 24, 28, 40, 80, 1280, 1 << 40]), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.dictionaries(_names | _odd_names | _names.map(lambda name: name.replace("0", "7")), _shapes, max_size=40),
     st.sampled_from(["torch-zip", "safetensors"]),

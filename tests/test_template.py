@@ -112,7 +112,7 @@ templates = st.builds(
 values = st.sampled_from(["0", "1", "12", "weight", "bias", "a", "b", "a.b", "1.weight", "a.1", "weight.a1", "b.b"])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(templates, templates, st.data())
 def test_no_overlap_goes_unseen(first: Template, second: Template, data: st.DataObject) -> None:
     """Whatever name fills both, `overlap` said so."""
