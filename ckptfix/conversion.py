@@ -227,13 +227,26 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
         output=str(out),
         target=wanted.to,
         plan=plan,
-        findings=tuple(finding for finding in findings if finding.code != "layout"),
+        findings=tuple(
+            replace(finding, severity="note", hint="") if finding.code in accepted and not refused else finding
+            for finding in findings
+            if finding.code != "layout"
+        ),
         ledger=tuple(_ledger(steps, wanted.dtype)),
-        assumptions=plan.assumptions,
+        assumptions=plan.assumptions + _output_assumptions(wanted.target),
         dropped=dropped,
         dry_run=dry_run,
         refused=refused,
         partial=wanted.partial and (bool(plan.missing) or any(finding.code in LOSSES for finding in findings)),
+    )
+
+
+def _output_assumptions(target: Choice) -> tuple[str, ...]:
+    """What a reader of the output has to be told, since its names cannot say it."""
+    if target.projection is None or not target.projection.declared:
+        return ()
+    return (
+        f"the output's rows are ordered as {target.projection.name}: read it with --layout {target.projection.name}",
     )
 
 
@@ -273,6 +286,7 @@ def _metadata(result: Conversion, dtype: str | None, prover: Prover | None) -> d
         "source": ", ".join(printable(Path(source).name) for source in result.sources),
         "source_bytes": ", ".join(str(Path(source).stat().st_size) for source in result.sources),
         "source_layout": result.plan.choice.name,
+        "layout": result.target,
         "assumptions": "; ".join(result.assumptions),
     }
     if dtype:

@@ -21,6 +21,8 @@ from ckptfix.template import Template, TemplateIndex
 
 # A layout that explains less than this share of the names is no explanation.
 LEAST_EXPLAINED = 0.25
+# So many names are one, however many others stand beside them: a block and what surrounds it.
+ENOUGH_EXPLAINED = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Pl
         for other in reversed(plans)
         if not other.problems and _writes(other) != _writes(plan)
     }
-    if not forced and best < LEAST_EXPLAINED * max(len(names), 1):
+    if not forced and best < min(LEAST_EXPLAINED * max(len(names), 1), ENOUGH_EXPLAINED):
         return replace(plan, choice=Choice(), known=False)
     return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan)))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ckptfix.catalogue import known_layouts
@@ -11,10 +12,13 @@ from ckptfix.claims import Choice, claim_names
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import fold_names, folded
-from ckptfix.manifest import Manifest
+from ckptfix.manifest import FLOATING, Manifest
 from ckptfix.other_models import other_model, part_of_several
 from ckptfix.plan import Plan
 from ckptfix.views import show
+
+# Where names count blocks and attention sites, in canonical and foreign spellings.
+_NUMBERED = re.compile(r"((?:layers|ip_adapter|adapter_modules|blocks|attentions|transformer_blocks)\.)\d+")
 
 
 def plan_findings(plan: Plan) -> tuple[Finding, ...]:
@@ -31,6 +35,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         *_part_of_several(plan),
         *_unexpected(plan),
         *_ill_shaped(plan),
+        *_not_floating(plan),
         *_layout(plan),
     )
 
@@ -122,9 +127,9 @@ def _missing(plan: Plan) -> Iterator[Finding]:
     if absent:
         message += f" (the file lacks {folded(absent)})"
     hint = "weights are never made up: get the whole file, or the other part, and give both to convert"
-    if halves == {"ip_adapter"} and not any(name.startswith("ip_adapter.") for name in plan.outputs):
+    if halves == {"ip_adapter"} and not _makes(plan, "ip_adapter."):
         hint = "this is the image projection alone: give the file with the K/V pairs too, `ckptfix convert A B --out …`"
-    elif halves == {"image_proj"} and not any(name.startswith("image_proj.") for name in plan.outputs):
+    elif halves == {"image_proj"} and not _makes(plan, "image_proj."):
         hint = (
             "these are the K/V pairs alone: give the file with the image projection too, `ckptfix convert A B --out …`"
         )
@@ -139,6 +144,11 @@ def _missing(plan: Plan) -> Iterator[Finding]:
     )
 
 
+def _makes(plan: Plan, group: str) -> bool:
+    """Whether the file has anything of a group at all, of whatever shape."""
+    return any(output.startswith(group) for step in plan.steps for output in step.outputs)
+
+
 def _unexpected(plan: Plan) -> Iterator[Finding]:
     if not plan.unexpected:
         return
@@ -151,7 +161,9 @@ def _unexpected(plan: Plan) -> Iterator[Finding]:
         "unexpected",
         "error",
         f"{count(len(plan.unexpected), 'name')} {verb} not part of the adapter: {folded(plan.unexpected)}",
-        hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}",
+        hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}"
+        if plan.problems == len(plan.unexpected)
+        else "leaving them out would not make the rest whole: mend the other errors first",
         tensors=plan.unexpected,
     )
 
@@ -212,6 +224,22 @@ def _ill_shaped(plan: Plan) -> Iterator[Finding]:
         )
 
 
+def _not_floating(plan: Plan) -> Iterator[Finding]:
+    """Whole numbers are no weights of a Resampler: they were quantised, or are another model's."""
+    names = tuple(name for name, view in plan.outputs.items() if view.dtype.name not in FLOATING)
+    if names:
+        found = ", ".join(sorted({plan.outputs[name].dtype.name for name in names}))
+        yield Finding(
+            "dtype",
+            "error",
+            f"not stored as floating-point numbers ({found}): {folded(names)}",
+            hint="a quantised file cannot be taken for weights: get the one it was made from",
+            tensors=names,
+            expected="floating-point numbers",
+            found=found,
+        )
+
+
 def _layout(plan: Plan) -> Iterator[Finding]:
     if not plan.needs_conversion:
         return
@@ -233,17 +261,23 @@ def _layout(plan: Plan) -> Iterator[Finding]:
 
 def rename_lines(plan: Plan) -> list[str]:
     """What the plan would do, folded for people: `queries -> latents`, one line per pattern and op."""
-    lines: dict[tuple[str, str, str], None] = {}
+    return change_lines(
+        (step.op, step.inputs, step.outputs) for step in plan.steps if not step.is_copy and not step.absent
+    )
+
+
+def change_lines(changes: Iterable[tuple[str, tuple[str, ...], tuple[str, ...]]]) -> list[str]:
+    """The same for any (op, inputs, outputs): changes that differ in block or site only make one line."""
     by_rule: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
-    for step in plan.steps:
-        if not step.is_copy and not step.absent:
-            shape = fold_names([".".join("0" if part.isdigit() else part for part in step.outputs[0].split("."))])[0]
-            inputs, outputs = by_rule.setdefault((step.op, shape), ([], []))
-            inputs.extend(step.inputs)
-            outputs.extend(step.outputs)
-    for (op, _), (inputs, outputs) in by_rule.items():
-        lines[" + ".join(fold_names(inputs)), op, " + ".join(fold_names(outputs))] = None
-    return [f"{source} -> {target}" + ("" if op == "rename" else f"  ({op})") for source, op, target in lines]
+    for op, inputs, outputs in changes:
+        inputs_so_far, outputs_so_far = by_rule.setdefault((op, _NUMBERED.sub(r"\1#", outputs[0])), ([], []))
+        inputs_so_far.extend(inputs)
+        outputs_so_far.extend(outputs)
+    return [
+        f"{' + '.join(fold_names(inputs))} -> {' + '.join(fold_names(outputs))}"
+        + ("" if op == "rename" else f"  ({op})")
+        for (op, _), (inputs, outputs) in by_rule.items()
+    ]
 
 
 def invented_lines(plan: Plan) -> list[str]:

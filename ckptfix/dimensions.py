@@ -186,6 +186,10 @@ def _assumed_inner(fallback: AdapterConfig, heads: int | None, dim_head: int | N
     return width * (heads or max(1, fallback.inner // width))
 
 
+def _shown(count: int | None) -> str:
+    return "?" if count is None else str(count)
+
+
 def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[int, int]:
     if heads is None and dim_head is None:
         dim_head = next(width for width in (DEFAULT_DIM_HEAD, 32, 16, 8, 4, 2, 1) if inner % width == 0)
@@ -195,7 +199,7 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
         dim_head = inner // heads
     if not heads or not dim_head or heads < 0 or heads * dim_head != inner:
         raise RefusedError(
-            f"heads {heads or '?'} x dim_head {dim_head or '?'} does not make the inner width {inner} of this file",
+            f"heads {_shown(heads)} x dim_head {_shown(dim_head)} does not make the inner width {inner} of this file",
             hint=f"give --heads and --dim-head whose product is {inner}; published adapters use dim_head 64",
             code="config",
         )

@@ -51,7 +51,8 @@ def _joined(manifests: Sequence[Manifest]) -> Manifest:
     for number, manifest in enumerate(manifests):
         own = {}
         for name, tensor in manifest.tensors.items():
-            label = name if names[name] == 1 else f"{manifest.source}:{name}"
+            # never a path: labels go into proofs, and proofs travel
+            label = name if names[name] == 1 else f"part {number + 1}:{name}"
             own[name] = replace(tensor, name=label, span=replace(tensor.span, record=f"{number}/{tensor.span.record}"))
         records = {f"{number}/{name}": record for name, record in manifest.records.items()}
         parts.append(replace(manifest, tensors=own, records=records))

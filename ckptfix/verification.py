@@ -92,7 +92,7 @@ def verify(
         if proven:
             report("proof")
         proof_check = check_proof(proven, checkpoint, Path(path)) if proven else None
-    checks = [check_layout(plan), strict, *examination.checks, pairs]
+    checks = [check_layout(plan, resampler_only=resampler_only), strict, *examination.checks, pairs]
     checks.append(check_head_layout(plan.config, compared, evidence))
     checks += [check for check in (compared, proof_check) if check is not None]
     result = conclude(plan, trial, device, examination, checks, evidence)

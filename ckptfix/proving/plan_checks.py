@@ -20,14 +20,16 @@ PROJECTION, PAIRS = "image_proj.", "ip_adapter."
 _PAIR_WORDS = ("ip_adapter", "to_k_ip", "to_v_ip", "adapter_modules")
 
 
-def check_layout(plan: Plan) -> Check:
-    """Do stock loaders read the file as it is?"""
+def check_layout(plan: Plan, *, resampler_only: bool = False) -> Check:
+    """Do stock loaders read the file as it is? A projection alone may do without its prefix."""
     errors = [finding for finding in plan.manifest.findings if finding.severity == "error"]
     errors += [finding for finding in plan_findings(plan) if finding.code in ("unknown-layout", "ambiguous")]
     if errors:
         return Check("layout", "fail", "; ".join(finding.message for finding in errors))
     if plan.is_record:
         return Check("layout", "pass", "a recorded run that holds its weights")
+    if resampler_only and {layout.name for layout in plan.choice.layouts} == {"bare-projection", "resampler"}:
+        return Check("layout", "pass", "canonical names without a prefix, the projection alone")
     if plan.needs_conversion:
         message = (
             f"the layout is {plan.choice.name}, which stock loaders do not read: verified as convert would write it"

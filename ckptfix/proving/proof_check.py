@@ -24,10 +24,13 @@ _HINT: Final = "`ckptfix convert FILE --out OUT --proof` writes one as OUT.proof
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Digests are sha256 in hex, by tensor name; `renamed` leads from an output to the one input it is a copy of."""
+    """Digests are sha256 in hex, by tensor name; `renamed` leads from an output to the one input it is a copy of.
+
+    `sources` are name and digest of each source file; parts in different folders may bear one name.
+    """
 
     path: Path
-    sources: Mapping[str, str]
+    sources: tuple[tuple[str, str], ...]
     outputs: Mapping[str, str]
     inputs: Mapping[str, str]
     renamed: Mapping[str, str]
@@ -60,7 +63,7 @@ def _proof(path: Path, document: dict[str, Any]) -> Proof:
     lines = document["tensors"]
     return Proof(
         path,
-        sources={str(source["name"]): str(source["sha256"]) for source in document["sources"]},
+        sources=tuple((str(source["name"]), str(source["sha256"])) for source in document["sources"]),
         outputs={str(line["output"]): str(line["sha256"]) for line in lines},
         inputs={str(part["name"]): str(part["sha256"]) for line in lines for part in line["inputs"]},
         renamed={str(line["output"]): str(line["inputs"][0]["name"]) for line in lines if line["op"] == "rename"},
@@ -95,7 +98,7 @@ def check_proof(proof: Proof, checkpoint: ByteReader, file: Path) -> Check:
     numbers = {"tensors": len(proof.outputs), "sources_checked": len(sources)}
     if problems:
         return Check("proof", "fail", "; ".join(problems), numbers, (*changed, *absent, *extra, *forged))
-    named = ", ".join(printable(name) for name in proof.sources)
+    named = ", ".join(printable(name) for name, _ in proof.sources)
     told = f"so have those of {named}" if sources else f"{named} is not beside it and was not checked"
     message = f"all {plural(len(proof.outputs), 'tensor')} have the bytes that the proof names; {told}"
     return Check("proof", "pass", message, numbers)
@@ -103,13 +106,13 @@ def check_proof(proof: Proof, checkpoint: ByteReader, file: Path) -> Check:
 
 def _check_sources(proof: Proof, file: Path) -> tuple[list[Path], list[str]]:
     """The source files, if all are there, and what is wrong with them."""
-    found = [_beside(name, proof.path, file) for name in proof.sources]
+    found = [_beside(name, proof.path, file) for name, _ in proof.sources]
     sources = [path for path in found if path is not None]
-    if len(sources) < len(proof.sources):
+    if len(set(sources)) < len(proof.sources):
         return [], []
     problems = [
         f"the source {path.name} is another file than the one the proof names"
-        for path, digest in zip(sources, proof.sources.values(), strict=True)
+        for path, digest in zip(sources, (digest for _, digest in proof.sources), strict=True)
         if file_sha256(path) != digest
     ]
     if problems or not sources:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 
+from ckptfix.catalogue import layout_parts
 from ckptfix.conversion import Conversion
-from ckptfix.diagnosis import invented_lines, rename_lines
+from ckptfix.diagnosis import change_lines, invented_lines, rename_lines
 from ckptfix.folding import fold_names
 from ckptfix.report.findings import add_findings
 from ckptfix.report.numbers import size
@@ -48,7 +49,9 @@ def _verdict(result: Conversion) -> tuple[str, str]:
     if result.dry_run:
         partly = " (partial)" if result.partial else ""
         return f"{sources}: would write {count} to {output}{partly}", "green"
-    told = f"wrote {output}: {count}, {size(result.bytes)}, each compared with its source bytes"
+    cast = any("cast" in line.op for line in result.ledger)
+    source = "its source, cast" if cast else "its source bytes"
+    told = f"wrote {output}: {count}, {size(result.bytes)}, each compared with {source}"
     if result.partial:
         return f"{told}; partial, {plural(len(result.plan.missing), 'tensor')} missing", "yellow"
     return told, "green"
@@ -56,11 +59,16 @@ def _verdict(result: Conversion) -> tuple[str, str]:
 
 def _add_plan(page: Page, result: Conversion) -> None:
     plan = result.plan
-    changes = rename_lines(plan) if plan.known else []
+    written = [line for line in result.ledger if line.op != "rename" or line.inputs != (line.output,)]
+    if result.refused:
+        changes, copies = rename_lines(plan) if plan.known else [], sum(step.is_copy for step in plan.steps)
+    else:
+        changes = change_lines((line.op, line.inputs, (line.output,)) for line in written)
+        copies = len(result.ledger) - len(written)
     whole = not (result.refused or result.dry_run)
     page.heading("Changes" if whole else "Plan")
     ops = Counter(line.op for line in result.ledger)
-    kept = plural(sum(step.is_copy for step in plan.steps), "tensor")
+    kept = plural(copies, "tensor")
     page.listed([*map(printable, changes), f"{kept} kept under their names"], most=_MOST)
     casts = sum(count for op, count in ops.items() if "cast" in op)
     if casts:
@@ -77,6 +85,9 @@ def _add_next(page: Page, result: Conversion) -> None:
     if result.written and not result.partial:
         page.heading("Next")
         command = f"ckptfix verify {shlex.quote(result.output)}"
+        projection = layout_parts(result.target).get("projection")
+        if projection is not None and projection.declared:
+            command += f" --layout {projection.name}"
         if result.proof:
             command += f" --proof {shlex.quote(result.proof)}"
         page.verbatim(command, "cyan", indent=2)
