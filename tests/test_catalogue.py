@@ -35,7 +35,7 @@ def test_what_a_layout_writes_is_an_adapter(name: str) -> None:
     elif layout.kind == "attention":
         assert written == sorted(ATTENTION_NAMES)
     else:
-        assert all(text in ("image_proj.{rest}", "ip_adapter.{rest}") for text in written)
+        assert all(text.startswith(("image_proj.{rest}", "ip_adapter.{rest}")) for text in written)
         assert layout.kind == "wrapper"
 
 

@@ -153,7 +153,7 @@ def test_attention_schemes_of_both_unets(tmp_path: Path, out: Path, unet: str, a
     assert content(out) == of(dotted(whole.layout("flat-st", "resampler", attention)))
 
 
-@pytest.mark.parametrize("name", ["trainer-flat", "prefix-noise", "state_dict", "record"])
+@pytest.mark.parametrize("name", ["trainer-flat", "trainer-dedup", "prefix-noise", "state_dict", "record"])
 def test_layouts_that_are_only_read(source: Path, out: Path, name: str) -> None:
     with pytest.raises(UsageError) as caught:
         convert(source, out, to=name)
@@ -867,7 +867,7 @@ def test_nothing_is_invented_and_nothing_is_lost(tmp_path: Path, tree: Arrays, d
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_what_is_written_needs_no_more_conversion(tmp_path: Path, out: Path, wrapper: str) -> None:
     suffix = "safetensors" if wrapper in SAFETENSORS else "bin"
-    convert(save(tmp_path / f"a.{suffix}", tiny(1).layout(wrapper, "diffusers-plus-legacy")), out)
+    convert(save(tmp_path / f"a.{suffix}", tiny(1).layout(wrapper, "diffusers-plus-legacy", "unet-path")), out)
     again = inspect(out)
     assert (again.exit_code, again.missing, again.unexpected) == (ExitCode.OK, (), ())
     assert content(out) == of(tiny(1).canonical())
