@@ -45,7 +45,7 @@ def build(wishes: Wishes, ready: Preflight, progress: Progress) -> Attachment:
             _fuse_lora(pipe, wishes.lora, recipe.lora_scale)
         if recipe.vae_tiling:
             pipe.vae.enable_tiling()
-        if wishes.offload == "none":
+        if wishes.offload == "none" and ready.device != "cpu":
             progress(f"move to {ready.device}", 0, 1)
             pipe.to(ready.device)
         progress("adapter", 0, 1)
