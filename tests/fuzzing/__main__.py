@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -24,18 +25,24 @@ def main() -> int:
     given = parser.parse_args()
     if given.replay:
         return replay(given.finds)
-    started, tally, kept = time.monotonic(), Tally(), 0
-    for tally in campaign(given.seed, count=given.count, seconds=given.seconds, jobs=given.jobs):
-        for find in list(tally.finds.values())[kept:]:
-            what = f"seed {given.seed}, mutant {find.number} of {find.base}: {find.kind} at {find.place}"
-            path = keep(find.data, what + "\n" + find.detail, folder=given.finds)
-            print(f"kept {path}: {what}", flush=True)
-        kept = len(tally.finds)
-        if sys.stderr.isatty():
-            spent = time.monotonic() - started
-            print(f"\r{tally.mutants:,} mutants, {kept} finds, {spent:,.0f} s", end="", file=sys.stderr)
+    started = time.monotonic()
+    tally = Tally()
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the run; what was done is reported
+        for tally in campaign(given.seed, count=given.count, seconds=given.seconds, jobs=given.jobs):
+            tell(tally, given, time.monotonic() - started)
     report(tally, given.seed, time.monotonic() - started)
     return 1 if tally.finds else 0
+
+
+def tell(tally: Tally, given: argparse.Namespace, seconds: float) -> None:
+    """Keep what is new at once, and show on a terminal how far the run is."""
+    for find in tally.finds.values():
+        if find.path is None:
+            what = f"seed {given.seed}, mutant {find.number} of {find.base}: {find.kind} at {find.place}"
+            find.path = keep(find.data, what + "\n" + find.detail, folder=given.finds)
+            print(f"kept {find.path}: {what}", flush=True)
+    if sys.stderr.isatty():
+        print(f"\r{tally.mutants:,} mutants, {len(tally.finds)} finds, {seconds:,.0f} s", end="", file=sys.stderr)
 
 
 def report(tally: Tally, seed: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -27,14 +28,17 @@ _COMMANDS_EVERY = 250
 Key = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Find:
+    """`path` is where it is kept as text."""
+
     number: int
     base: str
     kind: str
     place: str
     detail: str
     data: bytes
+    path: Path | None = None
 
     @property
     def key(self) -> Key:
@@ -141,6 +145,7 @@ def campaign(seed: int, *, count: int, seconds: float, jobs: int) -> Iterator[Ta
 
 
 def _child(pipe: Connection, bases: list[Base], seed: int, numbers: range, progress: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which reports
     pipe.send(run_batch(bases, seed, numbers, progress))
     pipe.close()
 
