@@ -832,7 +832,7 @@ def damaged_trees(draw: st.DrawFn) -> Arrays:
     return {name: np.ascontiguousarray(array) for name, array in tree.items() if name and ".." not in name}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damaged_trees(), st.booleans(), st.booleans())
 def test_nothing_is_invented_and_nothing_is_lost(tmp_path: Path, tree: Arrays, drop: bool, part: bool) -> None:
     source, out = save(tmp_path / "a.bin", tree), tmp_path / "fixed.safetensors"
