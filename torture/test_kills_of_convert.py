@@ -21,8 +21,12 @@ KILLS = 40  # by seed
 OLD = b"the old file" * 1000
 
 
-def command(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "ckptfix", "-q", "convert", str(source), "--out", str(out), "--force", "--proof"]
+OUT = "out.safetensors"
+
+
+def command(source: Path) -> list[str]:
+    """Run in the folder of the output: the proof holds the path as it was given."""
+    return [sys.executable, "-m", "ckptfix", "-q", "convert", str(source), "--out", OUT, "--force", "--proof"]
 
 
 def expect(holds: bool, what: str) -> None:
@@ -43,7 +47,7 @@ def run(source: Path) -> tuple[dict[str, bytes], float]:
     folder = source.parent / "undisturbed"
     folder.mkdir()
     started = time.monotonic()
-    subprocess.run(command(source, folder / "out.safetensors"), check=True, capture_output=True)
+    subprocess.run(command(source), cwd=folder, check=True, capture_output=True)
     return {path.name: path.read_bytes() for path in folder.iterdir()}, time.monotonic() - started
 
 
@@ -57,9 +61,7 @@ def test_convert_killed_at_any_moment(
         number = chance.choice(list(EXIT_CODES))
         for name in new:
             (tmp_path / name).write_bytes(OLD)
-        process = subprocess.Popen(
-            command(source, tmp_path / "out.safetensors"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command(source), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # most of the run is start-up: aim at its last half, where the file is written
         time.sleep(chance.uniform(0.4, 1.1) * seconds)
         process.send_signal(number)
@@ -76,7 +78,7 @@ def test_convert_killed_at_any_moment(
             expect(found.get(name) in (OLD, data), f"{told}: {name} is neither old nor new")
         expect(process.returncode != 0 or all(found[name] == data for name, data in new.items()), told)
         if number == signal.SIGKILL:
-            subprocess.run(command(source, tmp_path / "out.safetensors"), check=True, capture_output=True)
+            subprocess.run(command(source), cwd=tmp_path, check=True, capture_output=True)
             left = {path.name for path in tmp_path.iterdir()} - new.keys()
             expect(not left, f"{told}: the next run left {left}")
     expect(source.read_bytes() == saved(nested()), "the input was modified")
