@@ -228,7 +228,7 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
         target=wanted.to,
         plan=plan,
         findings=tuple(
-            replace(finding, severity="note", hint="") if finding.code in accepted and not refused else finding
+            replace(finding, severity="note", hint="") if finding.code == "unexpected" and not blocking else finding
             for finding in findings
             if finding.code != "layout"
         ),

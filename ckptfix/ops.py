@@ -202,10 +202,17 @@ class Rearrange:
         return self.name, {"dim": params.get("dim", 0), "from": params["to"], "to": params["from"]}
 
 
+# More than any adapter has rows; a header can claim billions.
+MOST_RUNS = 1 << 18
+
+
 def _rearrange_rows(view: View, grid: list[int], order: list[int]) -> View:
     """One run of rows per combination of the outer factors; the innermost factor is walked by its stride."""
     steps = dense_strides(tuple(grid))
     *outer, inner = order
+    runs = math.prod(grid[factor] for factor in outer)
+    if runs > MOST_RUNS:
+        raise ShapeMismatchError(f"at most {MOST_RUNS:,} runs of rows", f"{runs:,}")
     starts = (
         sum(steps[factor] * position for factor, position in zip(outer, index, strict=True))
         for index in product(*(range(grid[factor]) for factor in outer))
