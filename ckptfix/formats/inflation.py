@@ -83,10 +83,9 @@ def check_inflated(produced: int, stored: int, limits: Limits, what: str) -> Non
     """Refuse `produced` bytes (seen or declared) out of `stored` ones when that goes over a budget."""
     if produced > limits.inflated_bytes:
         raise limit_error("inflated_bytes", f"{what} unpacks to over {limits.inflated_bytes:,} bytes")
-    if produced > max(limits.inflated_floor, limits.inflated_ratio * stored):
-        raise limit_error(
-            "inflated_ratio", f"{what} unpacks to over {limits.inflated_ratio} times its {stored:,} stored bytes"
-        )
+    ratio = limits.inflated_large_ratio if produced > limits.inflated_large else limits.inflated_ratio
+    if produced > max(limits.inflated_floor, ratio * stored):
+        raise limit_error("inflated_ratio", f"{what} unpacks to over {ratio} times its {stored:,} stored bytes")
 
 
 def _broken(source: ByteSource, what: str, problem: str, code: str = "checksum") -> DamagedError:

@@ -42,6 +42,8 @@ class Limits:
     inflated_bytes: int = 64 << 30
     inflated_floor: int = 64 * MIB
     inflated_ratio: int = 100
+    inflated_large: int = 256 * MIB  # from here on only the smaller ratio, that of numbers and not of zeros
+    inflated_large_ratio: int = 10
 
     def raised(self, budgets: Mapping[str, int]) -> Limits:
         """With these fields changed; the budgets that a healthy file uses up in step with them rise along."""
