@@ -175,9 +175,9 @@ def test_what_makes_a_repeat_another_picture_is_said() -> None:
     renamed = replace(origin, adapter=Named("b.safetensors", "1" * 64))
     assert generation._differences(None, origin, recipe) == []
     assert generation._differences(origin, renamed, recipe) == []
-    other = replace(origin, adapter=Named("a.safetensors", "3" * 64), base="sdxl2")
+    other = replace(origin, adapter=Named("a.safetensors", "3" * 64), base="sdxl2", place=Named("pose.jpg", "4" * 64))
     assert generation._differences(origin, other, Recipe(seed=6, steps=4)) == [
-        "not an exact repeat: other seed, steps, adapter, base"
+        "not an exact repeat: other seed, steps, adapter, base, place"
     ]
 
 

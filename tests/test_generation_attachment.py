@@ -47,6 +47,13 @@ def test_a_file_is_attached_like_its_tensors(tmp_path: Path, attached: Attachmen
     assert torch.allclose(from_file[:1], attached.tokens(torch.zeros(512), guidance=False), atol=1e-6)
 
 
+def test_an_adapter_takes_the_dtype_of_the_pipeline(tensors: dict[str, torch.Tensor]) -> None:
+    pipe = make_pipe(controlnet=False)
+    attached = attach(pipe, parts({name: tensor.half() for name, tensor in tensors.items()}), **HEADS)
+    assert {parameter.dtype for parameter in pipe.unet.parameters()} == {torch.float32}
+    assert attached.tokens(tiny_base.tiny_embedding(), guidance=True).dtype == torch.float32
+
+
 def test_the_resampler_runs_once_for_a_whole_picture(attached: Attachment) -> None:
     calls = []
     handle = attached.resampler.register_forward_hook(lambda *_: calls.append(1))

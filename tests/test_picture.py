@@ -21,6 +21,7 @@ ORIGIN = Origin(
     base="owner/model",
     controlnet="InstantX/InstantID",
     faces=(Named("img.jpg", "cd" * 32),),
+    place=Named("k.json", "ef" * 32),
     versions={"ckptfix": "0.1.0"},
 )
 PICTURE = Image.effect_noise((64, 64), 50).convert("RGB")
@@ -103,6 +104,7 @@ def spoilt(**changes: Any) -> str:
         spoilt(faces="img.jpg"),
         spoilt(faces=[{}]),
         spoilt(lora=[]),
+        spoilt(place="k.json"),
         spoilt(versions=[1]),
     ],
 )

@@ -282,6 +282,16 @@ def test_a_base_whose_blocks_are_not_sdxl(here: Path) -> None:
     )
 
 
+def test_a_base_for_inpainting(here: Path) -> None:
+    write_json(here / "sdxl" / "unet" / "config.json", unet_config(in_channels=9))
+    says(
+        stopped(),
+        1,
+        "sdxl/unet: takes 9 channels, not the 4 of a base that paints from noise: 9 are for inpainting, 8 for editing",
+        "take the base itself",
+    )
+
+
 def test_a_base_that_is_not_whole(here: Path) -> None:
     (here / "sdxl" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     shutil.rmtree(here / "sdxl" / "tokenizer_2")
@@ -763,6 +773,14 @@ def test_a_dry_run_does_without_models_that_are_not_here(here: Path) -> None:
     assert ready.controlnet is None
     assert [error.code for error in ready.absent] == ["base", "controlnet"]
     assert stopped(dry_run=True, base="sdxx").exit_code is ExitCode.USAGE
+
+
+def test_looking_needs_neither_torch_nor_diffusers() -> None:
+    code = (
+        "import sys, ckptfix.generation; print({'torch', 'diffusers', 'transformers', 'PIL', 'rich'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "set()\n"
 
 
 SCREEN = """\

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptfix.errors import ExitCode, UsageError
@@ -142,9 +143,14 @@ def _origin(wishes: Wishes, ready: Preflight) -> Origin:
         base=ready.base.name if ready.base else TINY,
         controlnet=None if ready.recipe.no_controlnet else ready.controlnet.name if ready.controlnet else TINY,
         faces=ready.face.files,
-        lora=Named(printable(wishes.lora.name), sha256_of(wishes.lora)) if wishes.lora else None,
+        place=_named(wishes.pose or wishes.kps),
+        lora=_named(wishes.lora),
         label=SELF_TEST if wishes.self_test else "",
     )
+
+
+def _named(path: Path | None) -> Named | None:
+    return Named(printable(path.name), sha256_of(path)) if path else None
 
 
 def _differences(recorded: Origin | None, now: Origin, recipe: Recipe) -> list[str]:
@@ -153,7 +159,7 @@ def _differences(recorded: Origin | None, now: Origin, recipe: Recipe) -> list[s
         return []
     before, after = recorded.to_dict(), now.to_dict()
     changed = [name for name, value in recipe.to_dict().items() if recorded.recipe[name] != value]
-    parts = ("adapter", "base", "controlnet", "faces", "lora", "versions")
+    parts = ("adapter", "base", "controlnet", "faces", "place", "lora", "versions")
     changed += [name for name in parts if _bare(before[name]) != _bare(after[name])]
     return [f"not an exact repeat: other {', '.join(changed)}"] if changed else []
 

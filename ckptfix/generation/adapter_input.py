@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import refusal
@@ -39,7 +40,7 @@ class AdapterInput:
     @property
     def parameters(self) -> int:
         shapes = expected_tensors(self.dimensions.config) | self.dimensions.attention_shapes()
-        return sum(_product(shape) for shape in shapes.values())
+        return sum(math.prod(shape) for shape in shapes.values())
 
 
 def find_adapter(wishes: Wishes) -> Path:
@@ -110,14 +111,3 @@ def verify_adapter(
         "verify", f"{list(run.input_shape)} -> {list(run.output_shape)} on {device} in {dtype}, all checks pass"
     )
     return result
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
-
-
-def describe(verification: Verification | None) -> dict[str, Any] | None:
-    return verification.to_dict() if verification else None

@@ -49,6 +49,7 @@ class _Search:
     """What looking for faces needs, and what it has found so far."""
 
     wishes: Wishes
+    recipe: Recipe
     gathering: Gathering
     progress: Progress | None
     pack: FacePack | None = None
@@ -56,7 +57,7 @@ class _Search:
 
 def read_face(wishes: Wishes, recipe: Recipe, gathering: Gathering, progress: Progress | None) -> FaceInput | None:
     """Everything that is to be known of the face; what is missing or wrong becomes a problem of `gathering`."""
-    search = _Search(wishes, gathering, progress)
+    search = _Search(wishes, recipe, gathering, progress)
     problems = len(gathering.problems)
     if not wishes.faces and wishes.embedding is None and not wishes.self_test:
         gathering.problem(
@@ -112,7 +113,8 @@ def _search(search: _Search, image: Image, piece: str) -> Face | None:
     from ckptfix.face import choose_face, find_faces
 
     wishes = search.wishes
-    if piece == "face" and wishes.embedding is not None and (wishes.kps or wishes.pose):
+    elsewhere = wishes.kps or wishes.pose or search.recipe.no_controlnet
+    if piece == "face" and wishes.embedding is not None and elsewhere:
         return None  # neither who nor where is asked of it
     with search.gathering.piece(piece):
         faces = find_faces(

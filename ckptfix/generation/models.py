@@ -201,6 +201,14 @@ def read_denoiser(folder: Path) -> Denoiser:
     depths = config.get("transformer_layers_per_block")
     same = all(config.get(name) == value for name, value in _TOPOLOGY.items()) and depths in _DEPTHS
     channels, context = config.get("block_out_channels"), config.get("cross_attention_dim")
+    if config.get("in_channels", 4) != 4:
+        raise RefusedError(
+            f"takes {printable(str(config['in_channels']))} channels, not the 4 of a base that paints from noise: "
+            "9 are for inpainting, 8 for editing",
+            hint="take the base itself",
+            code="other-base",
+            source=printable(str(folder)),
+        )
     if not same or not isinstance(channels, list) or len(channels) != 3 or not isinstance(context, int):
         raise RefusedError(
             f"is not built like SDXL: blocks {printable(str(config.get('down_block_types')))}, transformer layers "

@@ -43,13 +43,15 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How a picture was made. `recipe` as `Recipe.to_dict`; `base` and `controlnet` are hub ids or bare names."""
+    """How a picture was made. `recipe` as `Recipe.to_dict`; `base` and `controlnet` are hub ids or bare names; `place`
+    is the pose picture or the keypoints, where they did not come from the face picture."""
 
     recipe: Mapping[str, Any]
     adapter: Named
     base: str
     controlnet: str | None
     faces: tuple[Named, ...] = ()
+    place: Named | None = None
     lora: Named | None = None
     label: str = ""
     versions: Mapping[str, str] | None = None
@@ -63,6 +65,7 @@ class Origin:
             "base": self.base,
             "controlnet": self.controlnet,
             "faces": [face.to_dict() for face in self.faces],
+            "place": self.place.to_dict() if self.place else None,
             "lora": self.lora.to_dict() if self.lora else None,
             "versions": dict(self.versions if self.versions is not None else library_versions()),
         }
@@ -136,7 +139,7 @@ def _origin(found: Any) -> Origin:
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise _NotOursError
     recipe, base, controlnet = found.get("recipe"), found.get("base"), found.get("controlnet")
-    faces, lora, versions = found.get("faces"), found.get("lora"), found.get("versions")
+    faces, versions = found.get("faces"), found.get("versions")
     if not (isinstance(recipe, dict) and isinstance(base, str) and isinstance(faces, list)):
         raise _NotOursError
     if not isinstance(versions, dict):
@@ -153,7 +156,8 @@ def _origin(found: Any) -> Origin:
         base=base,
         controlnet=controlnet if isinstance(controlnet, str) else None,
         faces=tuple(_named(face) for face in faces),
-        lora=None if lora is None else _named(lora),
+        place=_named(found["place"]) if found.get("place") is not None else None,
+        lora=_named(found["lora"]) if found.get("lora") is not None else None,
         label=str(found.get("label", "")),
         versions={str(name): str(number) for name, number in versions.items()},
     )

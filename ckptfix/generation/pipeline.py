@@ -37,7 +37,7 @@ def build(wishes: Wishes, ready: Preflight, progress: Progress) -> Attachment:
     recipe = ready.recipe
     for name in ("diffusers", "transformers"):  # bars can be switched off only in what is there
         library(name)
-    with quiet_libraries(), offline():
+    with quiet_libraries(), offline(), _memory_errors(ready.device):
         pipe = _self_test(recipe) if wishes.self_test else _load(ready, progress)
         pipe.scheduler = make_scheduler(recipe.scheduler, pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
@@ -64,6 +64,7 @@ def paint(attached: Attachment, wishes: Wishes, ready: Preflight, progress: Prog
     """(seed, picture) one after the other, so that each can be repeated alone. RefusedError: not a finite picture."""
     pipe, recipe = attached.pipe, ready.recipe
     keypoints = _keypoint_picture(ready)
+    attached.resampler.to(ready.device)  # with offloading the rest is still elsewhere
     with (
         quiet_libraries(),
         torch.no_grad(),
