@@ -45,7 +45,7 @@ COPY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Contender:
     """One command line; `group` names the panel of the plot it stands in."""
 
