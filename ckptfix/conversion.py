@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ckptfix
-from ckptfix.casting import check_dtype, target_dtype
-from ckptfix.catalogue import NAMED, layout_parts
-from ckptfix.claims import Choice
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings, refuse_unsafe
@@ -22,11 +19,14 @@ from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target, write_text
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
-from ckptfix.layout import Layout
-from ckptfix.ops import ShapeMismatchError
+from ckptfix.layouts.catalogue import NAMED, layout_parts
+from ckptfix.layouts.claims import Choice
+from ckptfix.layouts.layout import Layout
 from ckptfix.parts import join
 from ckptfix.plan import Plan, Step, retarget
 from ckptfix.proof import Prover, proof_path
+from ckptfix.tensors.casting import check_dtype, target_dtype
+from ckptfix.tensors.ops import ShapeMismatchError
 from ckptfix.text import printable
 
 # Findings of reading that name tensors which are gone; `--partial` keeps the others.

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial as bind
 from pathlib import Path
 
-from ckptfix.casting import cast_chunks, target_dtype
 from ckptfix.errors import OutputError
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.atomic import replacing
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.safetensors_writer import write_safetensors
 from ckptfix.formats.torch_writer import write_torch_zip
-from ckptfix.layout import Layout
+from ckptfix.layouts.layout import Layout
 from ckptfix.manifest import Dtype
 from ckptfix.plan import Plan, Step
 from ckptfix.proof import Prover
-from ckptfix.view_bytes import ByteReader, view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.casting import cast_chunks, target_dtype
+from ckptfix.tensors.view_bytes import ByteReader, view_chunks
+from ckptfix.tensors.views import View
 
 Progress = Callable[[str, int, int], None]
 

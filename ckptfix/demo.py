@@ -27,8 +27,8 @@ from ckptfix.formats.torch_writer import write_torch_zip
 from ckptfix.inspection import inspect
 from ckptfix.manifest import DTYPES
 from ckptfix.reference import AdapterConfig, expected_tensors
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 
 Progress = Callable[[str, int, int], None]
 Shape = tuple[int, ...]

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from ckptfix.catalogue import known_layouts, layout_parts
-from ckptfix.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.errors import UsageError
 from ckptfix.folding import folded
-from ckptfix.layout import Kind, Layout
+from ckptfix.layouts.catalogue import known_layouts, layout_parts
+from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
+from ckptfix.layouts.layout import Kind, Layout
+from ckptfix.layouts.mapping_file import load_layout
+from ckptfix.layouts.template import Template, TemplateIndex
 from ckptfix.manifest import Manifest
-from ckptfix.mapping_file import load_layout
 from ckptfix.plan import CANONICAL, Plan, build_plan
 from ckptfix.reference import PRODUCTS, AdapterConfig
-from ckptfix.template import Template, TemplateIndex
 
 # A layout that explains less than this share of the names is no explanation.
 LEAST_EXPLAINED = 0.25

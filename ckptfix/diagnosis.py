@@ -7,15 +7,15 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ckptfix.catalogue import known_layouts
-from ckptfix.claims import Choice, claim_names
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import fold_names, folded
+from ckptfix.layouts.catalogue import known_layouts
+from ckptfix.layouts.claims import Choice, claim_names
 from ckptfix.manifest import FLOATING, Manifest
 from ckptfix.other_models import other_model, part_of_several
 from ckptfix.plan import Plan
-from ckptfix.views import show
+from ckptfix.tensors.views import show
 
 # Where names count blocks and attention sites, in canonical and foreign spellings.
 _NUMBERED = re.compile(r"((?:layers|ip_adapter|adapter_modules|blocks|attentions|transformer_blocks)\.)\d+")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ckptfix.errors import RefusedError
 from ckptfix.reference import ATTENTION_NAMES, DEFAULT_DIM_HEAD, RESAMPLER_SHAPES, UNETS, AdapterConfig, UNet
-from ckptfix.views import Shape
+from ckptfix.tensors.views import Shape
 
 Status = Literal["confirmed", "inferred", "assumed"]
 BLOCK = re.compile(r"image_proj\.layers\.(\d{1,6})\.(.+)")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from ckptfix.errors import DamagedError
 from ckptfix.findings import Finding
 from ckptfix.manifest import FLOATING, TensorInfo
-from ckptfix.scanning import Scan, scan
-from ckptfix.view_bytes import ByteReader, view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.scanning import Scan, scan
+from ckptfix.tensors.view_bytes import ByteReader, view_chunks
+from ckptfix.tensors.views import View
 
 
 def value_findings(

@@ -10,7 +10,7 @@ from ckptfix.diagnosis import refusal, refuse_unsafe
 from ckptfix.errors import RefusedError, UnavailableError
 from ckptfix.formats import open_checkpoint
 from ckptfix.requirements import missing_dependency, requirement
-from ckptfix.stored_tensor import StoredTensor
+from ckptfix.tensors.stored_tensor import StoredTensor
 
 try:
     import torch

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptfix.claims import Choice, Claim, Claims, claim_canonical
 from ckptfix.dimensions import Dimensions, read_dimensions
+from ckptfix.layouts.claims import Choice, Claim, Claims, claim_canonical
 from ckptfix.manifest import Manifest
-from ckptfix.ops import OPS, ShapeMismatchError
 from ckptfix.reference import AdapterConfig, resampler_tensors
-from ckptfix.views import Shape, View, show
+from ckptfix.tensors.ops import OPS, ShapeMismatchError
+from ckptfix.tensors.views import Shape, View, show
 
 # Layouts that stock loaders read as they are, wrapper, projection and attention scheme.
 CANONICAL = frozenset({"nested-bin", "flat-st", "resampler", "odd"})

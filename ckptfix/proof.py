@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import ckptfix
-from ckptfix.view_bytes import ByteReader, view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.view_bytes import ByteReader, view_chunks
+from ckptfix.tensors.views import View
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -36,7 +36,7 @@ from ckptfix.proving.proof_check import check_proof, read_proof
 from ckptfix.proving.readings import agreeing_layout
 from ckptfix.proving.records import Recording, read_record, write_record
 from ckptfix.proving.verdict import Verification, conclude
-from ckptfix.stored_tensor import StoredTensor
+from ckptfix.tensors.stored_tensor import StoredTensor
 
 __all__ = ["Verification", "verify"]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ckptfix.casting import CAST_DTYPES, cast_chunks, check_dtype, target_dtype
 from ckptfix.errors import ExitCode, RefusedError, UsageError
 from ckptfix.manifest import DTYPES
+from ckptfix.tensors.casting import CAST_DTYPES, cast_chunks, check_dtype, target_dtype
 from tests.fixtures.adapters import as_torch, dtype_name, torch_bytes
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import ckptfix
-from ckptfix.catalogue import NAMED, known_layouts, layout_parts
 from ckptfix.errors import ExitCode, UsageError
+from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts
 from ckptfix.reference import ATTENTION_NAMES, RESAMPLER_SHAPES
 
 MAPPINGS = Path(ckptfix.__file__).parent / "mappings"

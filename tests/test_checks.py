@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptfix.decoding import Array
 from ckptfix.proving.checks import (
     BOUNDS,
     Check,
@@ -15,6 +14,7 @@ from ckptfix.proving.checks import (
     compare,
     json_numbers,
 )
+from ckptfix.tensors.decoding import Array
 
 WEIGHTS = Check("finite", "pass", "all 3 weights are finite", {"values": 3})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ckptfix.catalogue import layout_parts
-from ckptfix.claims import Choice, claim_canonical, claim_names, number_sites, strip_shells
-from ckptfix.layout import Numbering
-from ckptfix.mapping_file import load_layout
+from ckptfix.layouts.catalogue import layout_parts
+from ckptfix.layouts.claims import Choice, claim_canonical, claim_names, number_sites, strip_shells
+from ckptfix.layouts.layout import Numbering
+from ckptfix.layouts.mapping_file import load_layout
 from tests.fixtures.adapters import site_paths
 
 NOISE = layout_parts("prefix-noise+resampler")["wrapper"]

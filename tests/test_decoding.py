@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptfix.decoding import as_float64
 from ckptfix.manifest import DTYPES, FLOATING
+from ckptfix.tensors.decoding import as_float64
 
 OTHERS_VIEW = {
     "F64": np.float64,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptfix.claims import number_sites
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.errors import MappingError, RefusedError, UsageError
-from ckptfix.layout import Numbering
+from ckptfix.layouts.claims import number_sites
+from ckptfix.layouts.layout import Numbering
 from ckptfix.plan import Plan
-from ckptfix.view_bytes import view_chunks
+from ckptfix.tensors.view_bytes import view_chunks
 from tests.fixtures.adapters import (
     ATTENTIONS,
     DECLARED,

@@ -9,7 +9,7 @@ import pytest
 from ckptfix.dimensions import read_dimensions
 from ckptfix.errors import RefusedError
 from ckptfix.reference import PRODUCTS, AdapterConfig, expected_tensors
-from ckptfix.views import Shape
+from ckptfix.tensors.views import Shape
 from tests.fixtures.adapters import TINY, adapter, site_widths, tiny
 
 SIZES = ("dim", "depth", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")

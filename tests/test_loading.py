@@ -13,7 +13,7 @@ from ckptfix.errors import RefusedError, UnavailableError, UnsafeError
 from ckptfix.formats.output import OutputTensor
 from ckptfix.loading import load, to_torch
 from ckptfix.manifest import DTYPES, Dtype
-from ckptfix.stored_tensor import StoredTensor
+from ckptfix.tensors.stored_tensor import StoredTensor
 from tests.adapters import adapter, interleaved, v_first, write
 from tests.golden import golden
 

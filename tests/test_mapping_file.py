@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfix.catalogue import known_layouts
 from ckptfix.errors import ExitCode, MappingError
-from ckptfix.mapping_file import load_layout
+from ckptfix.layouts.catalogue import known_layouts
+from ckptfix.layouts.mapping_file import load_layout
 
 MAPPINGS = Path(__file__).parent / "fixtures" / "mappings"
 KNOWN_OPS = "rename, concat, split, swap_halves, rearrange, unsqueeze, squeeze"

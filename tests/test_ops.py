@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ckptfix.ops import OPS, ShapeMismatchError
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.ops import OPS, ShapeMismatchError
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 from tests.fixtures.adapters import Memory
 
 Array = NDArray[Any]

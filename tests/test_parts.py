@@ -11,8 +11,8 @@ import pytest
 from ckptfix.errors import UsageError
 from ckptfix.formats import open_checkpoint
 from ckptfix.parts import join
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 from tests.fixtures.adapters import save, tiny
 
 

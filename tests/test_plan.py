@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfix.claims import Choice
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.errors import CkptfixError
+from ckptfix.layouts.claims import Choice
 from ckptfix.plan import Plan, retarget
 from ckptfix.reference import PRODUCTS, expected_tensors
 from tests.fixtures.adapters import (

@@ -10,7 +10,7 @@ import pytest
 
 from ckptfix.cli import COMMANDS, cli
 from ckptfix.errors import ExitCode
-from ckptfix.mapping_file import load_layout
+from ckptfix.layouts.mapping_file import load_layout
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin
 
 README = Path(__file__).parents[1] / "README.md"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptfix.decoding import Array
 from ckptfix.proving.recomputation import recompute
 from ckptfix.reference import AdapterConfig
+from ckptfix.tensors.decoding import Array
 from tests.golden import GOLDEN, golden
 
 

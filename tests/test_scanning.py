@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptfix.decoding import as_float64
 from ckptfix.manifest import DTYPES, FLOATING
-from ckptfix.scanning import Scan, scan
+from ckptfix.tensors.decoding import as_float64
+from ckptfix.tensors.scanning import Scan, scan
 
 SHORT = sorted(name for name in FLOATING if DTYPES[name].itemsize <= 2)
 

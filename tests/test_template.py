@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfix.template import HOLE, Template, TemplateIndex, overlap
+from ckptfix.layouts.template import HOLE, Template, TemplateIndex, overlap
 
 MATCHES = [
     ("image_proj.latents", "image_proj.latents", {}),

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ckptfix.conversion import convert
 from ckptfix.formats import open_checkpoint
 from ckptfix.manifest import DTYPES, Manifest, Record, Span, TensorInfo
-from ckptfix.view_bytes import BLOCK, LEAST_RUN, view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.view_bytes import BLOCK, LEAST_RUN, view_chunks
+from ckptfix.tensors.views import View
 from tests.fixtures.adapters import Memory, as_torch, tiny, torch_bytes
 
 BASE = torch.arange(24 * 40, dtype=torch.float32).reshape(24, 40)

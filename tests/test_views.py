@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptfix.manifest import DTYPES, Span, TensorInfo
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View, show, stack
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View, show, stack
 from tests.fixtures.adapters import Memory
 
 

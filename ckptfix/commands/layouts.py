@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ckptfix.catalogue import known_layouts, layout_parts
 from ckptfix.commands.common import Command, json_option
 from ckptfix.commands.settings import settings_options
+from ckptfix.layouts.catalogue import known_layouts, layout_parts
 from ckptfix.report.layout_page import layout_document, layout_page, layouts_page
 from ckptfix.report.terminal import width, write_json, write_lines
 

@@ -9,13 +9,13 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.decoding import as_float64
 from ckptfix.errors import DamagedError
 from ckptfix.evidence.asking import Attention, Progress, head_evidence
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.plan import Plan
-from ckptfix.view_bytes import ByteReader, view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.decoding import as_float64
+from ckptfix.tensors.view_bytes import ByteReader, view_chunks
+from ckptfix.tensors.views import View
 
 # What a declared layout says of the rows: their order and how they divide into heads.
 _DECLARED = {

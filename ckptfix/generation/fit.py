@@ -8,8 +8,8 @@ from ckptfix.dimensions import Dimensions
 from ckptfix.errors import RefusedError
 from ckptfix.generation.models import Base, ControlNet, Denoiser
 from ckptfix.reference import ATTENTION_NAMES, PRODUCTS, UNETS
+from ckptfix.tensors.views import Shape
 from ckptfix.text import printable
-from ckptfix.views import Shape
 
 FACE_NUMBERS = 512  # of an antelopev2 embedding
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ckptfix.decoding import Array
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
 from ckptfix.reference import UNETS
-from ckptfix.scanning import scan
-from ckptfix.stored_tensor import StoredTensor
+from ckptfix.tensors.decoding import Array
+from ckptfix.tensors.scanning import scan
+from ckptfix.tensors.stored_tensor import StoredTensor
 from ckptfix.text import plural
 
 Status = Literal["pass", "fail", "assumed", "skipped"]

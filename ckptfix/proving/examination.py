@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ckptfix.decoding import Array
 from ckptfix.devices import Device
 from ckptfix.folding import folded
 from ckptfix.loading import to_torch
@@ -27,7 +26,8 @@ from ckptfix.proving.recomputation import recompute
 from ckptfix.proving.records import Recording
 from ckptfix.proving.trial import Participation, Tensors, Tokens, forward, noise, participation
 from ckptfix.reference import AdapterConfig
-from ckptfix.stored_tensor import StoredTensor
+from ckptfix.tensors.decoding import Array
+from ckptfix.tensors.stored_tensor import StoredTensor
 from ckptfix.text import plural
 
 NUMERIC = ("shape", "finite", "not-constant", "recomputation", "participation")

@@ -15,8 +15,8 @@ from ckptfix.formats import open_checkpoint
 from ckptfix.parts import join
 from ckptfix.proof import SCHEMA, file_sha256, tensor_sha256
 from ckptfix.proving.checks import Check
+from ckptfix.tensors.view_bytes import ByteReader
 from ckptfix.text import plural, printable
-from ckptfix.view_bytes import ByteReader
 
 _MOST_BYTES: Final = 64 << 20
 _HINT: Final = "`ckptfix convert FILE --out OUT --proof` writes one as OUT.proof.json"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ckptfix.catalogue import known_layouts
 from ckptfix.copying import planned_tensors
-from ckptfix.decoding import Array
 from ckptfix.detection import plan_for
 from ckptfix.formats.output import OutputTensor
+from ckptfix.layouts.catalogue import known_layouts
 from ckptfix.plan import Plan
 from ckptfix.proving.checks import BOUNDS, compare
 from ckptfix.proving.plan_checks import PROJECTION, check_strict_load
 from ckptfix.proving.recomputation import recompute
 from ckptfix.proving.records import Recording
-from ckptfix.stored_tensor import StoredTensor
-from ckptfix.view_bytes import ByteReader
+from ckptfix.tensors.decoding import Array
+from ckptfix.tensors.stored_tensor import StoredTensor
+from ckptfix.tensors.view_bytes import ByteReader
 
 
 def agreeing_layout(

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.decoding import Array
 from ckptfix.reference import AdapterConfig
+from ckptfix.tensors.decoding import Array
 
 Weights = Callable[[str], Array]
 

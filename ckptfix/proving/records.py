@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.decoding import Array
 from ckptfix.errors import UnreadableError
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.atomic import replacing
@@ -20,9 +19,10 @@ from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.safetensors_writer import write_safetensors
 from ckptfix.manifest import DTYPES, FLOATING
 from ckptfix.reference import CONFIG_FIELDS, AdapterConfig
-from ckptfix.stored_tensor import StoredTensor
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.decoding import Array
+from ckptfix.tensors.stored_tensor import StoredTensor
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 
 _HINT: Final = (
     "a record is a safetensors file with the tensors input, output_fp32 and/or output_fp64 and the metadata entry "

@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.decoding import Array
 from ckptfix.devices import Device
 from ckptfix.reference import AdapterConfig
 from ckptfix.requirements import missing_dependency
 from ckptfix.resampler import load_resampler
+from ckptfix.tensors.decoding import Array
 
 try:
     import torch

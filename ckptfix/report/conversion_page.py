@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 
-from ckptfix.catalogue import layout_parts
 from ckptfix.conversion import Conversion
 from ckptfix.diagnosis import change_lines, invented_lines, rename_lines
 from ckptfix.folding import fold_names
+from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.report.findings import add_findings
 from ckptfix.report.numbers import size
 from ckptfix.report.page import Page

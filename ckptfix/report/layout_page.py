@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ckptfix.layout import Layout, Rule
+from ckptfix.layouts.layout import Layout, Rule
 from ckptfix.report.page import Page
 
 _KINDS = (

@@ -14,8 +14,8 @@ from ckptfix.cli import run
 from ckptfix.conversion import convert
 from ckptfix.errors import CkptfixError
 from ckptfix.formats import Checkpoint, open_checkpoint
-from ckptfix.view_bytes import view_chunks
-from ckptfix.views import View
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 from tests.fuzzing.guard import BreachError, Guard, HangError
 from tests.fuzzing.truth import Content, Contents, difference, safetensors_contents, torch_contents
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptfix.decoding import Array, as_float64
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import Dtype
+from ckptfix.tensors.decoding import Array, as_float64
 
 
 @dataclass(frozen=True, slots=True)

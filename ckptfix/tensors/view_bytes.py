@@ -8,7 +8,7 @@ from itertools import product
 from typing import Protocol
 
 from ckptfix.manifest import Dtype, Manifest, dense_strides
-from ckptfix.views import Part, Shape, View
+from ckptfix.tensors.views import Part, Shape, View
 
 # Runs at least this long (bytes) are read one by one; shorter ones as one block that is then gathered in memory.
 LEAST_RUN = 1 << 10

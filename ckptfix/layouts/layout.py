@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ckptfix.ops import OPS, Params
-from ckptfix.template import Template, TemplateIndex
+from ckptfix.layouts.template import Template, TemplateIndex
+from ckptfix.tensors.ops import OPS, Params
 
 Kind = Literal["wrapper", "projection", "attention", "custom"]
 LABELS = ("odd", "rank", "path")

@@ -38,7 +38,7 @@ def cast_chunks(
     """
     import numpy as np
 
-    from ckptfix.decoding import as_float64
+    from ckptfix.tensors.decoding import as_float64
 
     for chunk in chunks:
         values = as_float64(chunk, source)

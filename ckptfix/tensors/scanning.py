@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfix.decoding import as_float64
 from ckptfix.manifest import Dtype
+from ckptfix.tensors.decoding import as_float64
 
 # The bits that are all ones in NaN and infinity alone, and the bits that make up the magnitude. Looking at bits is
 # exact for every float dtype and several times faster than numpy's own float16.

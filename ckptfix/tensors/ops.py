@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, Protocol
 
 from ckptfix.manifest import dense_strides
-from ckptfix.views import Part, Shape, View, show, stack
+from ckptfix.tensors.views import Part, Shape, View, show, stack
 
 
 class ShapeMismatchError(Exception):

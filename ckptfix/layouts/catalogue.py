@@ -6,8 +6,8 @@ from functools import cache
 from importlib import resources
 
 from ckptfix.errors import UsageError
-from ckptfix.layout import Kind, Layout
-from ckptfix.mapping_file import load_layout
+from ckptfix.layouts.layout import Kind, Layout
+from ckptfix.layouts.mapping_file import load_layout
 
 
 @cache

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckptfix.layout import Layout, Numbering, Rule
+from ckptfix.layouts.layout import Layout, Numbering, Rule
+from ckptfix.layouts.template import MOST_DOTS, Holes, TemplateIndex
 from ckptfix.manifest import Manifest
 from ckptfix.reference import UNETS
-from ckptfix.template import MOST_DOTS, Holes, TemplateIndex
 
 GROUPS = ("image_proj.", "ip_adapter.")
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ckptfix.errors import MappingError
-from ckptfix.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature
-from ckptfix.ops import OPS
-from ckptfix.template import HOLE, HOLE_NAMES, Template, overlap
+from ckptfix.layouts.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature
+from ckptfix.layouts.template import HOLE, HOLE_NAMES, Template, overlap
+from ckptfix.tensors.ops import OPS
 
 TOP_KEYS = {"layout", "signature", "numbering", "rename", "alias", "tensor", "drop", "strip"}
 
