@@ -2,6 +2,10 @@
 
 Usage: python benchmarks/real_size.py [--rounds N] [--folder DIR] [--save]
 `--save` writes benchmarks/real_size.md and benchmarks/real_size.svg. Ratios are what counts: machines differ.
+
+Every run starts without the output of the one before: a file system may take a rewritten file's old blocks again, which
+one contender would gain from and another not. The measuring process stays small (it imports neither numpy nor ckptfix
+before it has measured), because Linux counts its peak memory as the least that a child has used.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -20,13 +25,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import numpy as np
-
-from ckptfix.formats.output import OutputTensor
-from ckptfix.formats.torch_writer import write_torch_zip
-from ckptfix.manifest import DTYPES
-from ckptfix.reference import AdapterConfig, expected_tensors
 
 HERE = Path(__file__).parent
 LIST_TORCH = (
@@ -64,6 +62,13 @@ class Figure:
 
 def instantid_file(path: Path) -> None:
     """The published file's 191 names and shapes, nested, fp32, seeded noise: 1.69 GB."""
+    import numpy as np
+
+    from ckptfix.formats.output import OutputTensor
+    from ckptfix.formats.torch_writer import write_torch_zip
+    from ckptfix.manifest import DTYPES
+    from ckptfix.reference import AdapterConfig, expected_tensors
+
     generator = np.random.default_rng(0)
 
     def noise(count: int) -> Iterator[bytes]:
@@ -84,7 +89,7 @@ def contenders(source: Path, folder: Path) -> list[Contender]:
     tool = [python, "-m", "ckptfix"]
     file, copy = str(source), str(folder / "copy")
     out = str(folder / "out.safetensors")
-    convert = [*tool, "convert", file, "--out", out, "--force", "-q"]
+    convert = [*tool, "convert", file, "--out", out, "-q"]
     return [
         Contender("ckptfix --help", "start", [*tool, "--help"]),
         Contender("python -c 'import click'", "start", [python, "-c", "import click"]),
@@ -116,11 +121,16 @@ def run(command: list[str]) -> Figure:
 
 def measure(rounds: int, folder: Path) -> dict[Contender, Figure]:
     source = folder / "ip-adapter.bin"
-    instantid_file(source)
+    maker = multiprocessing.get_context("spawn").Process(target=instantid_file, args=(source,))
+    maker.start()
+    maker.join()
     order = contenders(source, folder)
     figures: dict[Contender, list[Figure]] = {contender: [] for contender in order}
     for number in range(rounds + 1):
         for contender in order:
+            for left in folder.iterdir():
+                if left != source:
+                    left.unlink()
             os.sync()  # nobody pays for what another left unwritten
             figure = run(contender.command)
             if number:  # the first round warms the page cache and Python's bytecode
@@ -140,7 +150,8 @@ def table(figures: dict[Contender, Figure], rounds: int) -> str:
     seconds = {contender.name: figure.seconds for contender, figure in figures.items()}
     lines = [
         f"Measured {datetime.datetime.now(datetime.UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}), "
-        f"Python {platform.python_version()}, page cache warm, median of {rounds} rounds in turn in one run.",
+        f"Python {platform.python_version()}, page cache warm, median of {rounds} round{'s' * (rounds > 1)} in turn in "
+        f"one run; load of the machine at the end {os.getloadavg()[0]:.1f}.",
         "The file: InstantID's 191 names and shapes in fp32, nested .bin, 1.69 GB.",
         "",
         "| command | seconds | peak MB |",

@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from ckptfix.formats.atomic import Terminated, replacing, terminating_as_exception, write_text
+from ckptfix.formats.atomic import replacing, write_text
+from ckptfix.termination import Terminated, terminating_as_exception
 
 REPEATS = 16_384  # of 8 bytes: 128 KiB, in four pieces
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -signal.SIGKILL}

@@ -25,7 +25,8 @@ import pytest
 
 from ckptfix.errors import CkptfixError, ExitCode, OutputError, UsageError
 from ckptfix.formats import atomic, temporary
-from ckptfix.formats.atomic import Terminated, check_target, replacing, terminating_as_exception, write_text
+from ckptfix.formats.atomic import check_target, replacing, write_text
+from ckptfix.termination import Terminated, terminating_as_exception
 from tests.killing import assert_next_run_cleans, kill_once
 
 OLD, NEW = b"old " * 10, b"new!" * 50_000

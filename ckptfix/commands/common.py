@@ -11,9 +11,9 @@ import click
 from ckptfix.commands.failures import show_failure
 from ckptfix.commands.settings import settings
 from ckptfix.errors import CkptfixError, ExitCode, UsageError
-from ckptfix.formats.atomic import Terminated, terminating_as_exception
 from ckptfix.formats.limits import DEFAULT_LIMITS, OPTIONS
 from ckptfix.report.terminal import write_json
+from ckptfix.termination import Terminated, terminating_as_exception
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 REMOTE = ("hf://", "http://", "https://")
