@@ -145,7 +145,7 @@ def convert(
             for step in _target_steps(plan, wanted)
             for tensor in step_tensors(checkpoint, step, dtype, allow_overflow=allow_overflow)
         ]
-        metadata = _metadata(result, dtype, prover)
+        metadata = _metadata(result, wanted, prover)
         size = write_tensors(out, wanted.wrapper, tensors, metadata, force=force, prover=prover, progress=progress)
         if prover:
             write_text(proof_path(out), prover.document(result.ledger, out, size), force=force)
@@ -279,8 +279,10 @@ def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
     return steps
 
 
-def _metadata(result: Conversion, dtype: str | None, prover: Prover | None) -> dict[str, str]:
+def _metadata(result: Conversion, wanted: _Wanted, prover: Prover | None) -> dict[str, str]:
     """Provenance and nothing else: no time and no path, so that two runs on one input give identical files."""
+    dtype, projection = wanted.dtype, wanted.target.projection
+    declared = projection is not None and projection.declared
     metadata = {
         "ckptfix_version": ckptfix.__version__,
         "source": ", ".join(printable(Path(source).name) for source in result.sources),
@@ -289,6 +291,8 @@ def _metadata(result: Conversion, dtype: str | None, prover: Prover | None) -> d
         "layout": result.target,
         "assumptions": "; ".join(result.assumptions),
     }
+    if declared:  # names cannot show the row order, nor any shape the heads: whoever reads the file has to be told
+        metadata |= {"heads": str(result.plan.config.heads), "dim_head": str(result.plan.config.dim_head)}
     if dtype:
         metadata["dtype"] = dtype
     if result.dropped:

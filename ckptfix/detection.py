@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from ckptfix.errors import UsageError
+from ckptfix.errors import MappingError, UsageError
 from ckptfix.folding import folded
-from ckptfix.layouts.catalogue import known_layouts, layout_parts
+from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts
 from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.layouts.mapping_file import load_layout
@@ -27,11 +27,15 @@ ENOUGH_EXPLAINED = 18
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A choice worth asking: how many names it explains, and how many required names its layouts miss."""
+    """A choice worth asking: how many names it explains, and how many of its layouts miss a required name.
+
+    `poor` are the kinds whose layout explains the smaller part of its names and misses a required one too.
+    """
 
     choice: Choice
     explained: int
     broken: int
+    poor: tuple[Kind, ...] = ()
 
 
 def plan_for(
@@ -55,8 +59,9 @@ def plan_for(
         forced = {**forced, own.kind: own}
     sizes = _Sizes(heads, dim_head, config)
     chosen = [_choose(part, forced, sizes) for part in manifest.parts or (manifest,)]
+    named = "" if config is None else reference
     if len(chosen) == 1:
-        return chosen[0]
+        return replace(chosen[0], reference=named)
     plan = build_plan(
         manifest,
         _joined_choice([part.choice for part in chosen]),
@@ -69,6 +74,8 @@ def plan_for(
         plan,
         rivals=tuple(rival for part in chosen for rival in part.rivals),
         known=all(part.known for part in chosen),
+        asked=next((part.asked for part in chosen if part.asked), ""),
+        reference=named,
         evidence=tuple(line for part in chosen for line in part.evidence),
     )
 
@@ -81,6 +88,38 @@ class _Sizes:
 
 
 def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan:
+    """The best plan, read as the file's own metadata says where its names leave the row order open."""
+    plan = _best(manifest, forced, sizes)
+    claim = _claim_of_ours(manifest)
+    if claim is None or "projection" in forced or plan.refused or plan.choice.projection is not _plain_names():
+        return plan
+    layout, heads, dim_head = claim
+    if sizes.heads is None and sizes.dim_head is None and heads * dim_head == plan.config.inner:
+        sizes = replace(sizes, heads=heads, dim_head=dim_head)
+    claimed = _best(manifest, {**forced, "projection": layout}, sizes)
+    return plan if claimed.refused else replace(claimed, claimed=True)
+
+
+def _plain_names() -> Layout:
+    return layout_parts("resampler")["projection"]
+
+
+def _claim_of_ours(manifest: Manifest) -> tuple[Layout, int, int] | None:
+    """The row order, heads and dim_head (0 if not told) that convert wrote into the metadata; names cannot show it."""
+    metadata = manifest.metadata
+    try:
+        parts = layout_parts(metadata["layout"]) if "ckptfix_version" in metadata else {}
+    except (KeyError, UsageError):
+        return None
+    layout = parts.get("projection")
+    if layout is None or not layout.declared:
+        return None
+    told = (metadata.get(name, "") for name in ("heads", "dim_head"))
+    heads, dim_head = (int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0 for text in told)
+    return layout, heads, dim_head
+
+
+def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan:
     """The plan of the choice that explains most names, breaks fewest signatures and leaves least in the way."""
     names = list(manifest.tensors)
     candidates = list(_candidates(manifest, names, forced))
@@ -104,8 +143,10 @@ def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Pl
         for other in reversed(plans)
         if not other.problems and _writes(other) != _writes(plan)
     }
-    if not forced and best < min(LEAST_EXPLAINED * max(len(names), 1), ENOUGH_EXPLAINED):
-        return replace(plan, choice=Choice(), known=False)
+    poor = next(candidate.poor for candidate in candidates if candidate.choice is plan.choice)
+    if poor or best < min(LEAST_EXPLAINED * max(len(names), 1), ENOUGH_EXPLAINED):
+        asked = "+".join(layout.name for layout in forced.values())
+        return replace(plan, choice=Choice(), known=False, asked=asked)
     return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan)))
 
 
@@ -140,7 +181,15 @@ def _user_mapping(path: str | os.PathLike[str]) -> Layout:
         raise UsageError(
             f"cannot read the mapping: {reason}", hint="give --mapping the path of a TOML file", source=str(path)
         ) from error
-    return load_layout(text, str(path))
+    layout = load_layout(text, str(path))
+    taken = {name for known in known_layouts() for name in (known.name, *known.aliases)} | set(NAMED)
+    if layout.name in taken:
+        raise MappingError(
+            f"the mapping is named {layout.name!r}, as a layout that ships with ckptfix is",
+            hint="give it a name of its own in [layout], so that what is printed says which one was used",
+            source=str(path),
+        )
+    return layout
 
 
 def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]]]:
@@ -151,25 +200,40 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
     shells = _shells((*known_layouts(), *forced.values()), names)
     bare = [strip_shells(name, shells) for name in names]
-    asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int]] = {}
+    asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int, int]] = {}
     for wrapper in _wrappers(manifest, bare, forced.get("wrapper")):
         grouped = tuple(_unwrapped(bare, wrapper))
         if grouped not in asked:  # wrappers that see the same names need not ask every layout again
             projections, in_projection = _leading(grouped, "projection", forced, GROUPS[0])
             attentions, in_attention = _leading(grouped, "attention", forced, GROUPS[1])
-            asked[grouped] = projections, attentions, in_projection + in_attention
-        projections, attentions, explained = asked[grouped]
+            asked[grouped] = projections, attentions, in_projection, in_attention
+        projections, attentions, in_projection, in_attention = asked[grouped]
+        explained = in_projection + in_attention
         explained += sum(wrapper.drop_index.match(name) is not None for name in bare) if wrapper.drops else 0
         for projection, attention in product(projections, attentions):
             choice = Choice(shells, wrapper, projection, attention, forced.get("custom"))
             if choice.custom is not None:
                 explained = claim_names(names, choice).explained
-            broken = sum(
-                not all(_hits([template], bare if layout is wrapper else grouped) for template in require)
-                for layout, require in ((part, part.signature.require) for part in choice.layouts)
+            broken = {
+                layout.kind
+                for layout in choice.layouts
                 if layout not in shells
+                and not all(
+                    _hits([template], bare if layout is wrapper else grouped) for template in layout.signature.require
+                )
+            }
+            shares: tuple[tuple[Kind, int, str], ...] = (
+                ("projection", in_projection, GROUPS[0]),
+                ("attention", in_attention, GROUPS[1]),
             )
-            yield _Candidate(choice, explained, broken)
+            poor = tuple(
+                kind
+                for kind, fits, group in shares
+                if choice.custom is None
+                and (kind in broken or kind in forced)
+                and 2 * fits < sum(name.startswith(group) for name in grouped)
+            )
+            yield _Candidate(choice, explained, len(broken), poor)
 
 
 def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
@@ -215,9 +279,17 @@ def _hits(templates: Sequence[Template], names: Sequence[str]) -> bool:
     return any(index.match(name) for name in names)
 
 
+def signature_holds(layout: Layout, names: Iterable[str], choice: Choice) -> bool:
+    """Whether every name that the layout requires occurs among these, read in the wrapper and shells of `choice`."""
+    bare = [strip_shells(name, choice.shells) for name in names]
+    grouped = _unwrapped(bare, choice.wrapper) if choice.wrapper else bare
+    return all(_hits([template], grouped) for template in layout.signature.require)
+
+
 def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:
-    found = ((name, wrapper.index.match(name)) for name in bare)
-    return [match[0][0].canonical[0].fill(match[1]) if match else name for name, match in found]
+    """The names that the wrapper knows, each in its group."""
+    found = (wrapper.index.match(name) for name in bare)
+    return [match[0][0].canonical[0].fill(match[1]) for match in found if match]
 
 
 def _leading(

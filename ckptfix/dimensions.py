@@ -15,6 +15,7 @@ from ckptfix.tensors.views import Shape
 
 Status = Literal["confirmed", "inferred", "assumed"]
 BLOCK = re.compile(r"image_proj\.layers\.(\d{1,6})\.(.+)")
+_MOST_BLOCKS = 100  # no published adapter has more than 10; a name can claim a million
 SITE = re.compile(r"ip_adapter\.(\d{1,6})\.to_([kv])_ip\.weight")
 
 
@@ -116,7 +117,10 @@ def _block_of(name: str) -> int:
 
 
 def _depth(shapes: Mapping[str, Shape]) -> int | None:
-    """The depth that leaves the fewest tensors missing or to spare; a stray layer 7 does not make a depth of 8."""
+    """The depth that leaves the fewest tensors missing or to spare, blocks that lost nothing being no spares.
+
+    A stray tensor of layer 7 does not make a depth of 8; a whole layer 7 does, and what lies before it is missing.
+    """
     per_block = Counter(
         _block_of(name)
         for name in shapes
@@ -125,11 +129,13 @@ def _depth(shapes: Mapping[str, Shape]) -> int | None:
     if not per_block:
         return None
     each = sum("{block}" in template for template in RESAMPLER_SHAPES)
-    best, fewest, problems = 1, per_block.total(), per_block.total()
+    whole = [block for block, count in per_block.items() if count == each and block < _MOST_BLOCKS]
+    least = max(whole, default=0) + 1
+    best, fewest, problems = least, per_block.total(), per_block.total()
     # Past the number of blocks that occur at all, every further one is missing whole: no need to look there.
-    for depth in range(1, min(max(per_block), len(per_block)) + 2):
+    for depth in range(1, max(least, min(max(per_block), len(per_block)) + 1) + 1):
         problems += each - 2 * per_block[depth - 1]  # what is missing of this block, less what is no longer to spare
-        if depth == 1 or problems <= fewest:
+        if depth == least or (depth > least and problems <= fewest):
             best, fewest = depth, problems
     return best
 
@@ -192,7 +198,8 @@ def _shown(count: int | None) -> str:
 
 def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[int, int]:
     if heads is None and dim_head is None:
-        dim_head = next(width for width in (DEFAULT_DIM_HEAD, 32, 16, 8, 4, 2, 1) if inner % width == 0)
+        # Below 8 a head could hardly attend to anything: one head is the likelier reading.
+        dim_head = next((width for width in (DEFAULT_DIM_HEAD, 32, 16, 8) if inner % width == 0), inner)
     if heads is None and dim_head and inner % dim_head == 0:
         heads = inner // dim_head
     if dim_head is None and heads and inner % heads == 0:
@@ -218,7 +225,9 @@ def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status, fallback
         return UNETS[fallback.unet or "sdxl"], "assumed"
     numbers = set(sites)
     misfits = {name: len(numbers ^ {site.index for site in UNETS[name].sites}) for name in ("sd15", "sdxl")}
-    return UNETS[min(misfits, key=misfits.__getitem__)], "inferred"
+    nearest = UNETS[min(misfits, key=misfits.__getitem__)]
+    own = len(numbers & {site.index for site in nearest.sites})
+    return nearest, "inferred" if 2 * own >= len(numbers) else "assumed"
 
 
 def _level_widths(shapes: Mapping[str, Shape], unet: UNet) -> dict[int, int]:

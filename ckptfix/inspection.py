@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptfix.detection import plan_for
-from ckptfix.diagnosis import convert_command, plan_findings
+from ckptfix.diagnosis import plan_findings
+from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.dimensions import Status
 from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.evidence.remedies import evidence_findings, remedy
@@ -81,7 +82,7 @@ class Inspection:
 
     @property
     def constructor(self) -> str:
-        return self.plan.config.constructor()
+        return self.plan.shown.config.constructor()
 
     @property
     def next_command(self) -> str:
@@ -127,7 +128,7 @@ class Inspection:
                 "ip_adapter": choice.attention.name if choice.attention else None,
                 "evidence": list(plan.evidence),
             },
-            "config": plan.config.to_dict(),
+            "config": plan.shown.config.to_dict(),
             "constructor": self.constructor,
             "totals": self.totals(),
             "findings": [finding.to_dict() for finding in self.findings],
@@ -186,7 +187,7 @@ def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evide
     expected = resampler_tensors(plan.config) | dimensions.attention_shapes()
     present = plan.manifest.tensors
     family, variant, certainty = _family(plan)
-    unet = UNETS.get(plan.config.unet or "")
+    unet = UNETS.get(plan.shown.config.unet or "")
     return Inspection(
         plan,
         family=family,
@@ -210,13 +211,13 @@ def _family(plan: Plan) -> tuple[str, str, Status]:
         return "unknown", "unknown", "assumed"
     if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
         return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
-    certainty: Status = "assumed" if plan.dimensions.status["embedding_dim"] == "assumed" else "inferred"
+    certainty: Status = "assumed" if plan.shown.status["embedding_dim"] == "assumed" else "inferred"
     for product in PRODUCTS.values():
-        if all(getattr(plan.config, size) == getattr(product.config, size) for size in _SIZES):
+        if all(getattr(plan.shown.config, size) == getattr(product.config, size) for size in _SIZES):
             return product.family, product.title, certainty
-    if plan.config.embedding_dim == 512:
+    if plan.shown.config.embedding_dim == 512:
         return "InstantID", "a Resampler on a face embedding, in sizes of its own", certainty
-    if plan.config.embedding_dim in ENCODERS:
+    if plan.shown.config.embedding_dim in ENCODERS:
         return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", certainty
     return "Resampler adapter", "in sizes of its own", "assumed"
 
@@ -224,8 +225,8 @@ def _family(plan: Plan) -> tuple[str, str, Status]:
 def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator[Fact]:
     if not plan.known:
         return
-    status = plan.dimensions.status
-    config = plan.config
+    status = plan.shown.status
+    config = plan.shown.config
     yield Fact("family", family, certainty)
     yield Fact("variant", variant, certainty)
     if config.unet:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ckptfix.dimensions import Dimensions, read_dimensions
 from ckptfix.layouts.claims import Choice, Claim, Claims, claim_canonical
 from ckptfix.manifest import Manifest
-from ckptfix.reference import AdapterConfig, resampler_tensors
+from ckptfix.reference import DEFAULT_DIM_HEAD, AdapterConfig, resampler_tensors
 from ckptfix.tensors.ops import OPS, ShapeMismatchError
 from ckptfix.tensors.views import Shape, View, show
 
@@ -53,7 +53,9 @@ class Plan:
 
     `missing` maps canonical names to the shape they should have, `unexpected` holds names as the file has them,
     `clashes` maps a canonical name to the file's names that all want to become it. `rivals` are other choices that
-    explain the file as well but would write something else.
+    explain the file as well but would write something else. `asked` names layouts that were asked for and do not fit,
+    `reference` the published adapter that the sizes are compared with, `own` the file's own sizes in that case.
+    `claimed` says that row order and heads are what the file's metadata, written by convert, says.
     """
 
     manifest: Manifest
@@ -68,10 +70,19 @@ class Plan:
     evidence: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     known: bool = True
+    asked: str = ""
+    claimed: bool = False
+    reference: str = ""
+    own: Dimensions | None = None
 
     @property
     def config(self) -> AdapterConfig:
         return self.dimensions.config
+
+    @property
+    def shown(self) -> Dimensions:
+        """The sizes that the file itself shows, whatever it is compared with."""
+        return self.own or self.dimensions
 
     @property
     def outputs(self) -> dict[str, View]:
@@ -101,12 +112,15 @@ class Plan:
     @property
     def assumptions(self) -> tuple[str, ...]:
         config = self.config
-        order = next((layout for layout in self.choice.layouts if layout.declared), None)
-        rows = f"row order as --layout {order.name} declares" if order else "to_kv rows hold k first, head by head"
-        return (
-            f"heads={config.heads}, dim_head={config.dim_head} (shapes show only their product {config.inner})",
-            rows,
-        )
+        declared = [layout for layout in self.choice.layouts if layout.declared]
+        order = next((layout for layout in declared if layout.kind != "attention"), None)
+        moved = [f"K/V pairs numbered as --layout {layout.name} declares" for layout in declared if layout is not order]
+        said = "the file's metadata says" if self.claimed else "--layout {} declares"
+        rows = f"row order as {said.format(order.name)}" if order else "to_kv rows hold k first, head by head"
+        shown = f"shapes show only their product {config.inner}"
+        if config.inner % DEFAULT_DIM_HEAD:
+            shown += f", which {DEFAULT_DIM_HEAD}, the published dim_head, does not divide"
+        return f"heads={config.heads}, dim_head={config.dim_head} ({shown})", rows, *moved
 
 
 def build_plan(
@@ -167,6 +181,7 @@ def build_plan(
         unexpected=tuple(sorted(set(unexpected), key=file_order.__getitem__)),
         ill_shaped=tuple(ill_shaped),
         clashes=clashes,
+        own=read_dimensions(shapes, heads=heads, dim_head=dim_head) if reference else None,
     )
 
 

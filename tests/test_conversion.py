@@ -236,9 +236,25 @@ def test_metadata_is_provenance_and_nothing_else(source: Path, out: Path) -> Non
         "source_bytes": str(source.stat().st_size),
         "source_layout": "nested-bin+diffusers-plus+odd",
         "assumptions": (
-            "heads=5, dim_head=8 (shapes show only their product 40); to_kv rows hold k first, head by head"
+            "heads=5, dim_head=8 (shapes show only their product 40, which 64, the published dim_head, does not "
+            "divide); to_kv rows hold k first, head by head"
         ),
     }
+
+
+@pytest.mark.parametrize("heads", [None, 10])
+@pytest.mark.parametrize("projection", DECLARED)
+def test_a_row_order_that_convert_wrote_is_known_again(
+    source: Path, out: Path, tmp_path: Path, projection: str, heads: int | None
+) -> None:
+    convert(source, out)
+    right = content(out)
+    written, back = tmp_path / "other.safetensors", tmp_path / "back.safetensors"
+    convert(out, written, to=projection, heads=heads)
+    assert content(written) != right
+    result = convert(written, back)
+    assert content(back) == right
+    assert (result.plan.choice.name, result.plan.config.heads) == (f"flat-st+{projection}+odd", heads or 5)
 
 
 def test_the_mode_is_what_the_umask_asks_for(source: Path, out: Path) -> None:
@@ -431,7 +447,7 @@ def hand_written_class() -> dict[str, Any]:
 
 def test_one_norm_where_the_reference_has_two_is_refused(tmp_path: Path, out: Path) -> None:
     """Renames alone cannot make it whole, and nothing is made up."""
-    from ckptfix.diagnosis import invented_lines, rename_lines
+    from ckptfix.diagnosis.changes import invented_lines, rename_lines
 
     result = convert(save(tmp_path / "a.bin", hand_written_class()), out)
     refused(result, out)

@@ -105,7 +105,7 @@ def test_a_row_order_is_used_only_when_it_is_declared(projection: str, depth: in
     assert (plan.choice.name, plan.refused) == (f"nested-bin+{projection}+odd", False)
     assert content(memory, plan) == BYTES[depth]
     assert plan.assumptions == (
-        "heads=5, dim_head=8 (shapes show only their product 40)",
+        "heads=5, dim_head=8 (shapes show only their product 40, which 64, the published dim_head, does not divide)",
         f"row order as --layout {projection} declares",
     )
 
@@ -157,8 +157,8 @@ def test_two_layouts_in_one_file_are_refused(first: str, second: str) -> None:
 def test_a_mixed_file_is_named_as_such() -> None:
     findings = plan_findings(plan_for(mixed("resampler-split-kv", "resampler").manifest))
     assert [finding.message for finding in findings if finding.code == "mixed-layouts"] == [
-        "the file mixes two layouts: image_proj.layers.0.0.{to_k,to_v}.weight would fit "
-        "nested-bin+resampler-split-kv+odd, the rest is nested-bin+resampler+odd"
+        "the file mixes two layouts: image_proj.layers.{1..3}.0.to_kv.weight is resampler's, "
+        "image_proj.layers.0.0.{to_k,to_v}.weight is resampler-split-kv's"
     ]
 
 
@@ -245,9 +245,70 @@ def test_no_tensors_at_all() -> None:
 
 
 def test_a_layout_is_forced_by_name() -> None:
-    plan = plan_for(Memory.of(ADAPTERS[1].layout()).manifest, layout="diffusers-plus")
-    assert (plan.choice.projection.name if plan.choice.projection else "", plan.refused) == ("diffusers-plus", True)
+    plan = plan_for(Memory.of(ADAPTERS[1].layout()).manifest, layout="resampler-fused-qkv")
+    assert (plan.choice.name, plan.refused) == ("nested-bin+resampler-fused-qkv+odd", True)
     assert "image_proj.layers.0.0.to_kv.weight" in plan.missing
+
+
+@pytest.mark.parametrize("name", ["resampler", "canonical", "split-state_dict"])
+def test_a_mapping_named_as_a_shipped_layout_is_refused(tmp_path: Path, name: str) -> None:
+    mapping = tmp_path / "mine.toml"
+    mapping.write_text((MAPPINGS / "good-example.toml").read_text().replace("my-diffusers-plus", name))
+    with pytest.raises(MappingError, match=f"the mapping is named '{name}', as a layout that ships with ckptfix is"):
+        plan_for(Memory.of(ADAPTERS[1].layout()).manifest, mapping=mapping)
+
+
+# -- what convert wrote into the metadata ------------------------------------------------------------------------
+
+
+def with_metadata(projection: str, **metadata: str) -> Memory:
+    memory = Memory.of(ADAPTERS[4].layout("flat-st", projection), "safetensors")
+    memory.manifest = replace(memory.manifest, metadata=metadata)
+    return memory
+
+
+@pytest.mark.parametrize("projection", DECLARED)
+def test_a_row_order_in_our_own_metadata_is_used_and_shown_as_a_claim(projection: str) -> None:
+    memory = with_metadata(projection, ckptfix_version="1", layout=f"flat-st+{projection}+odd")
+    plan = plan_for(memory.manifest)
+    assert content(memory, plan) == BYTES[4]
+    assert "row order as the file's metadata says" in plan.assumptions
+    (note, layout) = plan_findings(plan)
+    assert (note.code, note.severity, layout.code) == ("claimed-layout", "note", "layout")
+    assert note.message == (
+        f"its metadata, written by ckptfix, says that the row order is {projection}; no tensor can confirm it"
+    )
+    assert content(memory, plan_for(memory.manifest, layout="resampler")) != BYTES[4]
+
+
+def test_heads_in_our_own_metadata_are_used() -> None:
+    whole = replace(tiny(1), config=replace(TINY, heads=10, dim_head=4))
+    memory = Memory.of(whole.layout("flat-st", "resampler-interleaved-kv"), "safetensors")
+    told = {"ckptfix_version": "1", "layout": "resampler-interleaved-kv", "heads": "10", "dim_head": "4"}
+    memory.manifest = replace(memory.manifest, metadata=told)
+    plan = plan_for(memory.manifest)
+    assert (plan.config.heads, plan.config.dim_head) == (10, 4)
+    assert content(memory, plan) == BYTES[1]
+    assert plan_for(memory.manifest, heads=5).config.heads == 5
+    for heads in ("11", "", "x", "-10", "9" * 30):
+        memory.manifest = replace(memory.manifest, metadata={**told, "heads": heads})
+        assert plan_for(memory.manifest).config.heads == 5
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"layout": "resampler-v-first"},  # not ours
+        {"ckptfix_version": "1", "layout": "nonsense"},
+        {"ckptfix_version": "1"},
+        {"ckptfix_version": "1", "layout": "diffusers-plus"},  # what names show, names decide
+        {"ckptfix_version": "1", "layout": "canonical"},
+    ],
+)
+def test_other_metadata_changes_nothing(metadata: dict[str, str]) -> None:
+    memory = with_metadata("resampler", **metadata)
+    plan = plan_for(memory.manifest)
+    assert (plan.choice.name, plan.claimed, content(memory, plan)) == ("flat-st+resampler+odd", False, BYTES[4])
 
 
 def test_unknown_names() -> None:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from ckptfix.detection import plan_for
-from ckptfix.diagnosis import convert_command, count, invented_lines, plan_findings, rename_lines
+from ckptfix.diagnosis import plan_findings
+from ckptfix.diagnosis.changes import invented_lines, rename_lines
+from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.findings import Finding
 from ckptfix.plan import Plan
-from tests.fixtures.adapters import Memory, tiny
+from ckptfix.reference import AdapterConfig, expected_tensors
+from ckptfix.text import plural
+from tests.fixtures.adapters import Memory, manifest_from, tiny
 
 
 def plan_of(tree: dict[str, Any], source: str = "ip-adapter.bin", **options: Any) -> Plan:
@@ -148,5 +152,138 @@ def test_findings_of_an_unknown_file_are_one() -> None:
     assert [finding.code for finding in plan_findings(plan)] == ["unknown-layout"]
 
 
-def test_counting() -> None:
-    assert (count(1, "tensor"), count(2, "tensor"), count(0, "name")) == ("1 tensor", "2 tensors", "0 names")
+# -- blocks ------------------------------------------------------------------------------------------------------
+
+
+def instantid(depth: int, **sizes: Any) -> Plan:
+    """A file of InstantID's sizes, names and shapes only."""
+    expected = expected_tensors(replace(AdapterConfig(), depth=depth, **sizes))
+    return plan_for(manifest_from((((name,), "F16", shape) for name, shape in expected.items()), "safetensors"))
+
+
+@pytest.mark.parametrize(("depth", "lost"), [(3, "image_proj.layers.3"), (1, "image_proj.layers.{1..3}")])
+def test_blocks_that_a_published_adapter_has_and_the_file_has_not(depth: int, lost: str) -> None:
+    plan = instantid(depth)
+    assert only(plan) == Finding(
+        "depth",
+        "warning",
+        "every size is that of InstantID (the same shapes as IP-Adapter FaceID portrait SDXL unnorm), but the file has "
+        f"{plural(depth, 'block')} and that has 4: {lost} may have been cut off",
+        hint="if the adapter was trained with fewer blocks, nothing is wrong; if not, get the whole file: "
+        "the lost blocks cannot be made up",
+        expected="depth 4",
+        found=f"depth {depth}",
+    )
+    assert not plan.refused
+
+
+def test_a_depth_of_its_own_is_no_loss_where_other_sizes_differ_or_there_are_more_blocks() -> None:
+    for plan in (instantid(4), instantid(6), instantid(3, num_queries=8), instantid(2, embedding_dim=96)):
+        assert plan_findings(plan) == ()
+
+
+@pytest.mark.parametrize(("depth", "gone"), [(4, {2}), (4, {0}), (6, {2, 3}), (5, {1, 2, 3}), (12, {0, 10})])
+def test_a_gap_in_the_blocks_is_what_is_missing(depth: int, gone: set[int]) -> None:
+    tree = tiny(depth).layout("nested-bin", "diffusers-plus")
+    tree["image_proj"] = {
+        name: array for name, array in tree["image_proj"].items() if not any(f"layers.{n}." in name for n in gone)
+    }
+    missing, layout = plan_findings(plan_of(tree))
+    assert (missing.code, layout.code) == ("missing", "layout")
+    assert {name.split(".")[2] for name in missing.tensors} == {str(block) for block in gone}
+    assert len(missing.tensors) == 11 * len(gone)
+
+
+# -- what is not read is not shown -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["diffusers-plus", "diffusers-plus-legacy", "trainer-dedup", "unet-path"])
+def test_a_layout_that_was_asked_for_and_does_not_fit_shows_no_sizes(layout: str) -> None:
+    plan = plan_of(tiny(4).layout(), layout=layout)
+    finding = only(plan)
+    assert (finding.code, finding.severity, plan.known) == ("unknown-layout", "error", False)
+    assert finding.message.startswith(f"{layout}, which was asked for, does not explain ")
+    assert finding.hint == "without it the layout is detected: ckptfix inspect ip-adapter.bin"
+
+
+def test_queries_among_names_of_its_own_are_no_layout() -> None:
+    arrays = {}
+    for name, array in tiny(4).projection.items():
+        name = name.replace("latents", "queries").replace("layers", "blocks").replace("proj_", "face_")
+        arrays[name.replace("norm1", "ln_a")] = array
+    plan = plan_of({"image_proj": arrays, "ip_adapter": tiny(4).layout()["ip_adapter"]})
+    finding = only(plan)
+    assert (plan.choice.name, plan.known) == ("", False)
+    assert finding.message.startswith("no known layout explains 48 of its 83 names: image_proj.{face_in,")
+
+
+# -- a reference that was asked for ------------------------------------------------------------------------------
+
+
+def test_a_reference_of_other_sizes_is_one_finding() -> None:
+    expected = expected_tensors(AdapterConfig())
+    manifest = manifest_from((((name,), "F16", shape) for name, shape in expected.items()), "safetensors")
+    finding = only(plan_for(manifest, reference="kolors"))
+    assert (finding.code, finding.severity) == ("shape", "error")
+    assert finding.message == (
+        "48 tensors of other sizes than kolors: dim 1280 where it has 2048, inner 1280 where it has 768, "
+        "embedding_dim 512 where it has 1024"
+    )
+    assert len(finding.tensors) == 48
+    assert (finding.expected, finding.found) == (
+        "dim 2048, inner 768, embedding_dim 1024",
+        "dim 1280, inner 1280, embedding_dim 512",
+    )
+
+
+def test_a_tensor_that_fits_neither_the_reference_nor_the_file_is_named_for_itself() -> None:
+    tree = tiny(1).layout()
+    tree["image_proj"]["proj_in.bias"] = np.zeros(7, np.float32)
+    shapes = [finding for finding in plan_findings(plan_of(tree, reference="plus-sd15")) if finding.code == "shape"]
+    assert [finding.tensors for finding in shapes if len(finding.tensors) == 1] == [("image_proj.proj_in.bias",)]
+    assert len(shapes) == 2
+
+
+def test_one_wrong_shape_in_every_block_is_one_finding() -> None:
+    tree = tiny(4).layout("nested-bin", "diffusers-plus")
+    for block in range(4):
+        tree["image_proj"][f"layers.{block}.ln0.bias"] = np.zeros(7, np.float32)
+    finding = plan_findings(plan_of(tree))[0]
+    assert finding.message == (
+        "image_proj.layers.{0..3}.0.norm1.bias (from image_proj.layers.{0..3}.ln0.bias) have shape [7], "
+        "the rest of the file asks for [24]"
+    )
+    assert len(finding.tensors) == 4
+
+
+# -- even numbers ------------------------------------------------------------------------------------------------
+
+
+def even(unet: str) -> dict[str, Any]:
+    tree = tiny(1, unet=unet).layout()
+    tree["ip_adapter"] = {
+        f"{int(name.partition('.')[0]) - 1}.{name.partition('.')[2]}": array
+        for name, array in tree["ip_adapter"].items()
+    }
+    return tree
+
+
+@pytest.mark.parametrize("unet", ["sd15", "sdxl"])
+def test_even_numbers_are_refused_until_they_are_asked_for(unet: str) -> None:
+    plan = plan_of(even(unet))
+    finding = only(plan)
+    assert (finding.code, finding.severity, plan.refused) == ("even-sites", "error", True)
+    last = {"sd15": 30, "sdxl": 138}[unet]
+    assert finding.message == (
+        f"the K/V pairs have even numbers: ip_adapter.{{0,2..{last}}}.{{to_k_ip,to_v_ip}}.weight; in "
+        "unet.attn_processors those are the self-attention layers, which see no image"
+    )
+    assert finding.hint == (
+        "if whoever wrote the file counted one too low, say so: "
+        "ckptfix convert ip-adapter.bin --layout even --out fixed.safetensors"
+    )
+    assert plan.dimensions.status["unet"] == "assumed"
+    asked = plan_of(even(unet), layout="even")
+    assert not asked.refused
+    assert list(asked.outputs) == list(tiny(1, unet=unet).canonical())
+    assert "K/V pairs numbered as --layout even declares" in asked.assumptions

@@ -265,7 +265,7 @@ def test_a_reference_of_the_user_s_choice(tmp_path: Path) -> None:
     found = inspect(path, reference="instantid")
     assert found.exit_code == ExitCode.PROBLEM
     assert {finding.code for finding in found.findings} == {"missing", "shape"}
-    assert {status for _, status in facts(found).values()} == {"assumed"}
+    assert facts(found) == facts(inspect(path))  # what the file is does not change with what it is compared with
     with pytest.raises(UsageError, match="unknown reference 'sd15'"):
         inspect(path, reference="sd15")
 

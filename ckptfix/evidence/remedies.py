@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from ckptfix.diagnosis import convert_command
+from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import Finding
 from ckptfix.plan import Plan

@@ -233,6 +233,10 @@ def number_sites(labels: Iterable[str], numbering: Numbering) -> dict[str, int]:
     numbers = {label: int(label) for label in labels}
     if numbering.label == "odd":
         return numbers
+    if numbering.label == "even":
+        return {label: number + 1 for label, number in numbers.items() if number % 2 == 0}
+    if len(numbers) > 1 and not any(number % 2 for number in numbers.values()):
+        return {}  # places of self-attention, which no rank skips to: refused by name elsewhere, never read as ranks
     base = 0 if 0 in numbers.values() else 1
     ranks = {label: number - base for label, number in numbers.items()}
     if numbering.order == "canonical":
@@ -291,6 +295,8 @@ def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
         return {str(site.index): site.path for site in sites}
     if numbering.label == "odd":
         return {}
+    if numbering.label == "even":
+        return {str(site.index): str(site.index - 1) for site in sites}
     canonical = numbering.order == "canonical"
     order = [site.index for site in sites] if canonical else _site_order(numbering.order, len(sites))
     return {str(index): str(rank).zfill(numbering.digits) for rank, index in enumerate(order)}

@@ -15,7 +15,7 @@ from ckptfix.layouts.template import Template, TemplateIndex
 from ckptfix.tensors.ops import OPS, Params
 
 Kind = Literal["wrapper", "projection", "attention", "custom"]
-LABELS = ("odd", "rank", "path")
+LABELS = ("odd", "even", "rank", "path")
 ORDERS = ("canonical", "down-mid-up", "lexicographic")
 
 

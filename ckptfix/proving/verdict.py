@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfix.diagnosis import convert_command
+from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.errors import ExitCode
 from ckptfix.evidence.remedies import remedy
 from ckptfix.evidence.verdict import Evidence

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 
 from ckptfix.conversion import Conversion
-from ckptfix.diagnosis import change_lines, invented_lines, rename_lines
+from ckptfix.diagnosis.changes import change_lines, invented_lines, rename_lines
 from ckptfix.folding import fold_names
 from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.report.findings import add_findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ckptfix.diagnosis import invented_lines, rename_lines
+from ckptfix.diagnosis.changes import invented_lines, rename_lines
 from ckptfix.errors import ExitCode
 from ckptfix.findings import UNSAFE_CODES
 from ckptfix.folding import fold_names

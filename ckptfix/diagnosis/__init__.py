@@ -1,0 +1,191 @@
+"""What stands in a plan's way, said as findings: the same words for inspect, convert and load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckptfix.diagnosis.mixtures import clashes, mixed
+from ckptfix.diagnosis.next_commands import convert_command, inspect_command
+from ckptfix.diagnosis.pairs import even_sites, without_pairs
+from ckptfix.diagnosis.sizes import cut_off, ill_shaped, not_floating
+from ckptfix.errors import RefusedError, UnsafeError
+from ckptfix.findings import UNSAFE_CODES, Finding
+from ckptfix.folding import folded
+from ckptfix.manifest import Manifest
+from ckptfix.other_models import other_model, part_of_several
+from ckptfix.plan import Plan
+from ckptfix.text import plural
+
+
+def plan_findings(plan: Plan) -> tuple[Finding, ...]:
+    """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
+    other = _other_model(plan)
+    if other is not None:
+        return (other,)
+    if not plan.known:
+        return (_unknown(plan),)
+    even = even_sites(plan)
+    if even is not None:
+        plan = without_pairs(plan)
+    return (
+        *((even,) if even else ()),
+        *_rivals(plan),
+        *clashes(plan),
+        *_missing(plan),
+        *_part_of_several(plan),
+        *_unexpected(plan),
+        *ill_shaped(plan),
+        *not_floating(plan),
+        *cut_off(plan),
+        *_claimed(plan),
+        *_layout(plan),
+    )
+
+
+def refusal(plan: Plan) -> RefusedError | None:
+    """Why this plan makes no whole adapter, as an error for callers that need one; None if it does."""
+    errors = [finding for finding in (*plan.manifest.findings, *plan_findings(plan)) if finding.severity == "error"]
+    if not errors:
+        return None
+    return RefusedError(
+        "; ".join(finding.message for finding in errors),
+        hint=errors[0].hint,
+        source=plan.manifest.source,
+        findings=[finding.to_dict() for finding in errors],
+    )
+
+
+def refuse_unsafe(manifest: Manifest) -> None:
+    """UnsafeError for a file whose pickle asks for code to be run, though none ever is."""
+    for finding in manifest.findings:
+        if finding.code in UNSAFE_CODES:
+            raise UnsafeError(finding.message, hint=finding.hint, code=finding.code, source=manifest.source)
+
+
+def _other_model(plan: Plan) -> Finding | None:
+    """What else the file may be, judged by what is left over where it holds no image projection."""
+    if any(name.startswith("image_proj.") for name in plan.outputs):
+        return None
+    return other_model(plan.unexpected if plan.outputs else (*plan.manifest.tensors, *plan.manifest.objects))
+
+
+def _part_of_several(plan: Plan) -> Iterator[Finding]:
+    part = part_of_several(plan.manifest.source) if plan.missing and not plan.manifest.parts else None
+    if part is not None:
+        yield part
+
+
+def _unknown(plan: Plan) -> Finding:
+    names = list(plan.manifest.tensors)
+    left = plan.unexpected or names
+    explained = [name for name in names if name not in set(left)]
+    message = f"no known layout explains its names: {folded(left)}"
+    if not names:
+        message = "it holds no tensors"
+    elif plan.asked:
+        message = f"{plan.asked}, which was asked for, does not explain {len(left)} of its {len(names)} names: "
+        message += folded(left)
+    elif explained:
+        message = f"no known layout explains {len(left)} of its {len(names)} names: {folded(left)}"
+    return Finding(
+        "unknown-layout",
+        "error",
+        message,
+        hint=f"without it the layout is detected: {inspect_command(plan)}"
+        if plan.asked
+        else "`ckptfix layouts` lists what is known; a layout of your own is a --mapping file of a few lines",
+        tensors=tuple(names),
+    )
+
+
+def _rivals(plan: Plan) -> Iterator[Finding]:
+    if plan.rivals:
+        choices = (plan.choice.name, *plan.rivals)
+        yield Finding(
+            "ambiguous",
+            "error",
+            f"{len(choices)} layouts explain the file equally well, with different results: {', '.join(choices)}",
+            hint=f"say which one it is: {convert_command(plan, '--layout', plan.choice.name)}",
+        )
+
+
+def _claimed(plan: Plan) -> Iterator[Finding]:
+    if plan.claimed and plan.choice.projection:
+        name = plan.choice.projection.name
+        yield Finding(
+            "claimed-layout",
+            "note",
+            f"its metadata, written by ckptfix, says that the row order is {name}; no tensor can confirm it",
+            hint=f"if the metadata is wrong, say so: {convert_command(plan, '--layout', 'resampler')}",
+        )
+
+
+def _missing(plan: Plan) -> Iterator[Finding]:
+    if not plan.missing:
+        return
+    names = list(plan.missing)
+    total = len({*names, *(output for step in plan.steps for output in step.outputs)})
+    halves = {name.split(".")[0] for name in names}
+    absent = [name for step in plan.steps for name in step.absent]
+    message = f"{plural(len(names), 'tensor')} missing: {folded(names)}"
+    if absent:
+        message += f" (the file lacks {folded(absent)})"
+    hint = "weights are never made up: get the whole file, or the other part, and give both to convert"
+    if halves == {"ip_adapter"} and not _makes(plan, "ip_adapter."):
+        hint = "this is the image projection alone: give the file with the K/V pairs too, `ckptfix convert A B --out …`"
+    elif halves == {"image_proj"} and not _makes(plan, "image_proj."):
+        hint = (
+            "these are the K/V pairs alone: give the file with the image projection too, `ckptfix convert A B --out …`"
+        )
+    yield Finding(
+        "missing",
+        "error",
+        message,
+        hint=hint,
+        tensors=tuple(names),
+        expected=f"{total} tensors",
+        found=f"{total - len(names)} tensors",
+    )
+
+
+def _makes(plan: Plan, group: str) -> bool:
+    """Whether the file has anything of a group at all, of whatever shape."""
+    return any(output.startswith(group) for step in plan.steps for output in step.outputs)
+
+
+def _unexpected(plan: Plan) -> Iterator[Finding]:
+    if not plan.unexpected:
+        return
+    other = mixed(plan)
+    if other is not None:
+        yield other
+        return
+    verb = "is" if len(plan.unexpected) == 1 else "are"
+    yield Finding(
+        "unexpected",
+        "error",
+        f"{plural(len(plan.unexpected), 'name')} {verb} not part of the adapter: {folded(plan.unexpected)}",
+        hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}"
+        if plan.problems == len(plan.unexpected)
+        else "leaving them out would not make the rest whole: mend the other errors first",
+        tensors=plan.unexpected,
+    )
+
+
+def _layout(plan: Plan) -> Iterator[Finding]:
+    if not plan.needs_conversion:
+        return
+    changed = [step for step in plan.steps if not step.is_copy]
+    names = [name for step in changed for name in step.inputs]
+    message = f"the layout is {plan.choice.name}, which stock loaders do not read"
+    if names:
+        message += f"; {plural(len(names), 'name')} to rewrite: {folded(names, most=3)}"
+    yield Finding(
+        "layout",
+        "warning",
+        message,
+        hint=convert_command(plan) if not plan.refused else "convert refuses it until the errors are mended",
+        tensors=tuple(names),
+        expected="canonical",
+        found=plan.choice.name,
+    )
