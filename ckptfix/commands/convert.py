@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
+from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
-from ckptfix.conversion import convert
+from ckptfix.conversion import Conversion, convert
 from ckptfix.errors import UsageError
 from ckptfix.formats.limits import Limits
 from ckptfix.report.conversion_page import conversion_page
 from ckptfix.report.progress import progress_bar
 from ckptfix.report.terminal import narrate, width, write_json, write_lines
 from ckptfix.text import printable
+
+if TYPE_CHECKING:
+    from ckptfix.report.html.document import Document
 
 DEFAULT_FILE = "ip-adapter.bin"
 CHECKPOINTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
@@ -33,7 +38,7 @@ CHECKPOINTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
 )
 @adapter_options
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--force", is_flag=True, help="Replace OUT, and the report, if they exist.")
 @click.option("--proof", is_flag=True, help="Write OUT.proof.json too: sha256 of every tensor, and of the source.")
 @click.option(
     "--dtype",
@@ -43,6 +48,7 @@ CHECKPOINTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
 @click.option("--allow-overflow", is_flag=True, help="Accept infinities that --dtype makes of numbers too large.")
 @click.option("--drop-unexplained", is_flag=True, help="Leave out tensors that belong to no adapter.")
 @click.option("--partial", is_flag=True, help="Write the tensors that are whole although others are missing; exit 1.")
+@report_option
 @json_option
 @settings_options
 @limit_options
@@ -61,6 +67,7 @@ def command(
     allow_overflow: bool,
     drop_unexplained: bool,
     partial: bool,
+    report: str | None,
     as_json: bool,
     limits: Limits,
 ) -> int:
@@ -85,6 +92,7 @@ def command(
         if not options.quiet:
             narrate(f"no FILE given: converting ./{DEFAULT_FILE}")
     check_files(files)
+    check_report(report, force=force, inputs=files)
     with progress_bar(quiet=options.quiet) as progress:
         result = convert(
             list(files),
@@ -104,11 +112,18 @@ def command(
             limits=limits,
             progress=progress,
         )
+    write_report(report, lambda: _document(result), force=force)
     if as_json:
         write_json(result.to_dict())
     else:
         write_lines(conversion_page(result, width(), verbose=options.verbose).lines)
     return int(result.exit_code)
+
+
+def _document(result: Conversion) -> Document:
+    from ckptfix.report.html.conversion import conversion_report  # only here: start-up time
+
+    return conversion_report(result)
 
 
 def _default_file() -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ckptfix.commands.common import Command, adapter_options, for_each, json_option, limit_options
+from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
+from ckptfix.errors import UsageError
 from ckptfix.formats.limits import Limits
 from ckptfix.inspection import Inspection, inspect
 from ckptfix.report.inspection_page import inspection_page
 from ckptfix.report.progress import progress_bar
 from ckptfix.report.terminal import width, write_lines
+
+if TYPE_CHECKING:
+    from ckptfix.report.html.document import Document
 
 
 @click.command("inspect", cls=Command, short_help="Say what a checkpoint is, what is wrong with it, what to do.")
@@ -29,6 +36,8 @@ from ckptfix.report.terminal import width, write_lines
     "--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant ones; evidence on the row order."
 )
 @click.option("--checksums", is_flag=True, help="Check the checksums of the stored data too.")
+@report_option
+@click.option("--force", is_flag=True, help="Replace the report if it exists.")
 @settings_options
 @limit_options
 def command(
@@ -42,6 +51,8 @@ def command(
     dim_head: int | None,
     values: bool,
     checksums: bool,
+    report: str | None,
+    force: bool,
     limits: Limits,
 ) -> int:
     """Say what a checkpoint is, what is wrong with it, what to do.
@@ -57,10 +68,13 @@ def command(
         ckptfix inspect --json *.safetensors
     """
     options = settings()
+    if report is not None and len(files) != 1:
+        raise UsageError("--report shows one FILE", hint="give one FILE, or use --json for many")
+    check_report(report, force=force, inputs=files)
 
     def work(file: str) -> Inspection:
         with progress_bar(quiet=options.quiet) as progress:
-            return inspect(
+            result = inspect(
                 file,
                 reference=reference,
                 layout=layout,
@@ -72,8 +86,16 @@ def command(
                 limits=limits,
                 progress=progress,
             )
+        write_report(report, lambda: _document(result), force=force)
+        return result
 
     def show(result: Inspection) -> None:
         write_lines(inspection_page(result, width(), verbose=options.verbose).lines)
 
     return for_each(files, work, show, schema="ckptfix.inspect-list/1", as_json=as_json, ndjson=ndjson)
+
+
+def _document(result: Inspection) -> Document:
+    from ckptfix.report.html.inspection import inspection_report  # only here: start-up time
+
+    return inspection_report(result)

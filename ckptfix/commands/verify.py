@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
+from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.errors import UsageError
 from ckptfix.formats.limits import Limits
@@ -38,7 +39,8 @@ DEFAULT_FILE = "fixed.safetensors"
 @click.option("--proof", metavar="PROOF.json", help="Check the file against the proof that convert wrote.")
 @click.option("--resampler-only", is_flag=True, help="Accept a file that holds the image projection alone.")
 @adapter_options
-@click.option("--force", is_flag=True, help="Replace the record if it exists.")
+@click.option("--force", is_flag=True, help="Replace the record, and the report, if they exist.")
+@report_option
 @json_option
 @settings_options
 @limit_options
@@ -56,6 +58,7 @@ def command(
     heads: int | None,
     dim_head: int | None,
     force: bool,
+    report: str | None,
     as_json: bool,
     limits: Limits,
 ) -> int:
@@ -78,6 +81,8 @@ def command(
     options = settings()
     chosen = file or _default_file(quiet=options.quiet)
     check_files([chosen])
+    check_report(report, force=force, inputs=[chosen])
+    from ckptfix.report.html.verification import verification_report
     from ckptfix.report.verification_page import verification_page
     from ckptfix.verification import verify
 
@@ -99,6 +104,7 @@ def command(
             limits=limits,
             progress=progress,
         )
+    write_report(report, lambda: verification_report(result), force=force)
     if as_json:
         write_json(result.to_dict())
     else:

@@ -20,7 +20,7 @@ _MOST = 12
 def conversion_page(result: Conversion, width: int, *, verbose: bool = False) -> Page:
     """`verbose` lists the ledger: every tensor of the output and what it is made of."""
     page = Page(width)
-    verdict, style = _verdict(result)
+    verdict, style = conversion_verdict(result)
     page.text(verdict, f"bold {style}", hang=2)
     page.blank()
     page.labelled("layout", f"{result.plan.choice.name} -> {result.target}")
@@ -40,7 +40,7 @@ def conversion_page(result: Conversion, width: int, *, verbose: bool = False) ->
     return page
 
 
-def _verdict(result: Conversion) -> tuple[str, str]:
+def conversion_verdict(result: Conversion) -> tuple[str, str]:
     sources = ", ".join(map(printable, result.sources))
     output = printable(result.output)
     count = plural(len(result.ledger), "tensor")

@@ -15,7 +15,7 @@ from ckptfix.report.numbers import size
 from ckptfix.report.page import Page
 from ckptfix.text import plural, printable
 
-_CONTAINERS = {
+CONTAINERS = {
     "torch-zip": "torch zip (a pickle and its tensors)",
     "torch-legacy": "torch file of before 1.6 (legacy)",
     "safetensors": "safetensors",
@@ -25,7 +25,7 @@ _SIZES = ("dim", "depth", "dim_head", "heads", "num_queries", "embedding_dim", "
 
 def inspection_page(result: Inspection, width: int, *, verbose: bool = False) -> Page:
     page = Page(width)
-    verdict, style = _verdict(result)
+    verdict, style = inspection_verdict(result)
     page.text(f"{printable(result.manifest.source)}: {verdict}", f"bold {style}", hang=2)
     page.blank()
     _add_file(page, result)
@@ -46,7 +46,7 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
     return page
 
 
-def _verdict(result: Inspection) -> tuple[str, str]:
+def inspection_verdict(result: Inspection) -> tuple[str, str]:
     """A few words, and the colour they deserve."""
     severities = Counter(finding.severity for finding in result.findings)
     what = f"{result.family.removesuffix(' adapter')} adapter" if result.plan.known else "not a known adapter"
@@ -79,7 +79,7 @@ def _troubles(result: Inspection) -> str:
 
 def _add_file(page: Page, result: Inspection) -> None:
     manifest, totals = result.manifest, result.totals()
-    page.labelled("file", f"{_CONTAINERS[manifest.container]}, {size(manifest.size)}")
+    page.labelled("file", f"{CONTAINERS[manifest.container]}, {size(manifest.size)}")
     dtypes = ", ".join(
         dtype if len(totals["dtypes"]) == 1 else f"{count:,} x {dtype}" for dtype, count in totals["dtypes"].items()
     )

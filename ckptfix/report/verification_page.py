@@ -14,7 +14,7 @@ _STYLES = {"pass": "green", "fail": "red", "assumed": "yellow", "skipped": "dim"
 
 def verification_page(result: Verification, width: int, *, verbose: bool = False) -> Page:
     page = Page(width)
-    verdict, style = _verdict(result)
+    verdict, style = verification_verdict(result)
     page.text(f"{printable(result.source)}: {verdict}", f"bold {style}", hang=2)
     page.blank()
     _add_run(page, result)
@@ -37,7 +37,7 @@ def verification_page(result: Verification, width: int, *, verbose: bool = False
     return page
 
 
-def _verdict(result: Verification) -> tuple[str, str]:
+def verification_verdict(result: Verification) -> tuple[str, str]:
     if not result.passed:
         return result.verdict, "yellow" if result.verdict.startswith("would") else "red"
     if result.assumed:
