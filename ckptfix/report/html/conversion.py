@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckptfix.conversion import Conversion
-from ckptfix.diagnosis import invented_lines
+from ckptfix.diagnosis.changes import invented_lines
 from ckptfix.report.conversion_page import conversion_verdict
 from ckptfix.report.html.document import Document, add_findings, facts, folded_part, name_list, paragraph, table
 from ckptfix.report.html.tensor_map import add_map

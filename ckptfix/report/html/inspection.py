@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from ckptfix.diagnosis import invented_lines, rename_lines
+from ckptfix.diagnosis.changes import invented_lines, rename_lines
 from ckptfix.folding import fold_names
 from ckptfix.inspection import Inspection
 from ckptfix.manifest import Manifest
