@@ -1,44 +1,38 @@
-"""What the README shows is what the program does. `python -m tests.test_readme` refreshes its help blocks."""
+"""What README and docs/ show is what the program does."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import click
 import pytest
 
-from ckptfix.cli import COMMANDS, cli
+from ckptfix.cli import COMMANDS
 from ckptfix.errors import ExitCode
 from ckptfix.layouts.mapping_file import load_layout
+from docs.generate import HELP, pages
+from tests.calling import call
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin
 
 README = Path(__file__).parents[1] / "README.md"
-HELP = re.compile(r"<!-- help:(?: (?P<command>\w+))? -->\n```console\n(?P<text>.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
-
-
-def help_text(command: str | None) -> str:
-    """The block as it should stand: the command line and what it prints, at 80 columns."""
-    settings = {**cli.context_settings, "terminal_width": 80}
-    with click.Context(cli, info_name="ckptfix", **settings) as context:
-        if command is None:
-            return f"$ ckptfix --help\n{cli.get_help(context)}\n"
-        found = cli.get_command(context, command)
-        assert found is not None
-        with click.Context(found, info_name=command, parent=context) as inner:
-            return f"$ ckptfix {command} --help\n{found.get_help(inner)}\n"
 
 
 def blocks(kind: str) -> list[str]:
     return [found["text"] for found in BLOCK.finditer(README.read_text(encoding="utf-8")) if found["kind"] == kind]
 
 
-def test_help_blocks_are_the_real_help() -> None:
-    found = {match["command"]: match["text"] for match in HELP.finditer(README.read_text(encoding="utf-8"))}
-    assert found.keys() >= {None, "inspect", "convert", "verify"}
-    for command, text in found.items():
-        assert text == help_text(command), "python -m tests.test_readme"
+def test_generated_pages_are_up_to_date() -> None:
+    for path, text in pages().items():
+        assert path.is_file(), f"{path}: python -m docs.generate"
+        assert path.read_text(encoding="utf-8") == text, f"{path}: python -m docs.generate"
+    made = {path for path in pages() if path.parent.name == "commands"}
+    assert made == set((README.parent / "docs" / "commands").iterdir())
+
+
+def test_the_readme_shows_the_help_of_the_main_commands() -> None:
+    shown = {found["command"] for found in HELP.finditer(README.read_text(encoding="utf-8"))}
+    assert shown >= {None, "inspect", "convert", "verify"}
 
 
 def test_every_command_of_the_sessions_exists() -> None:
@@ -73,14 +67,14 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert loaded == "torch.Size([1, 4, 64])"
 
 
-if __name__ == "__main__":
-    README.write_text(
-        HELP.sub(
-            lambda found: (
-                f"<!-- help:{' ' + found['command'] if found['command'] else ''} -->\n"
-                f"```console\n{help_text(found['command'])}```"
-            ),
-            README.read_text(encoding="utf-8"),
-        ),
-        encoding="utf-8",
-    )
+def test_the_pre_commit_hook_calls_a_command_that_takes_many_files(tmp_path: Path) -> None:
+    hook = (README.parent / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"^[- ] (\w+): (.+)$", hook, re.MULTILINE))
+    program, *words = fields["entry"].split()
+    assert program == "ckptfix"
+    sound = save_nested_bin(tmp_path / "a.bin", canonical())
+    broken = save_nested_bin(tmp_path / "b.pt", renamed(canonical(), ".latents", ".queries"))
+    assert re.search(fields["files"], sound.name)
+    assert re.search(fields["files"], broken.name)
+    assert call(*words, sound, sound).code == 0
+    assert call(*words, sound, broken).code == 1
