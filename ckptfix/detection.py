@@ -125,19 +125,17 @@ def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan
     candidates = list(_candidates(manifest, names, forced))
     best = max(candidate.explained for candidate in candidates)
     fewest = min(candidate.broken for candidate in candidates if candidate.explained == best)
-    plans = [
-        build_plan(
-            manifest,
-            candidate.choice,
-            claim_names(names, candidate.choice),
-            heads=sizes.heads,
-            dim_head=sizes.dim_head,
-            reference=sizes.reference,
-        )
-        for candidate in candidates
-        if (candidate.explained, candidate.broken) == (best, fewest)
-    ]
-    plan = min(plans, key=lambda plan: (plan.problems, sum(name not in CANONICAL for name in _names(plan.choice))))
+    leading = [candidate for candidate in candidates if (candidate.explained, candidate.broken) == (best, fewest)]
+    usual = [candidate for candidate in leading if not _reorders(candidate.choice)] or leading
+    plans = [_planned(manifest, names, candidate.choice, sizes) for candidate in usual]
+    plan = min(plans, key=_preference)
+    if _misplaced_pairs(plan):
+        others = [
+            _planned(manifest, names, candidate.choice, sizes) for candidate in leading if _reorders(candidate.choice)
+        ]
+        better = [other for other in others if other.problems < plan.problems and not _misplaced_pairs(other)]
+        plans = better or plans
+        plan = min(plans, key=_preference)
     rivals = {  # a file that is refused anyway needs no choice between readings
         _writes(other): other.choice.name
         for other in reversed(plans)
@@ -150,8 +148,22 @@ def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan
     return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan)))
 
 
-def _names(choice: Choice) -> list[str]:
-    return [layout.name for layout in choice.layouts]
+def _planned(manifest: Manifest, names: list[str], choice: Choice, sizes: _Sizes) -> Plan:
+    claims = claim_names(names, choice)
+    return build_plan(manifest, choice, claims, heads=sizes.heads, dim_head=sizes.dim_head, reference=sizes.reference)
+
+
+def _preference(plan: Plan) -> tuple[int, int]:
+    return plan.problems, sum(layout.name not in CANONICAL for layout in plan.choice.layouts)
+
+
+def _reorders(choice: Choice) -> bool:
+    """Whether it reads K/V pairs in another order than the UNet's: only widths that fit no other way speak for that."""
+    return choice.attention is not None and choice.attention.numbering.order != "canonical"
+
+
+def _misplaced_pairs(plan: Plan) -> bool:
+    return any(problem.name.startswith(GROUPS[1]) for problem in plan.ill_shaped)
 
 
 def _joined_choice(choices: Sequence[Choice]) -> Choice:

@@ -111,16 +111,31 @@ class Plan:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
+        return self.projection_assumptions + self.pair_assumptions
+
+    @property
+    def projection_assumptions(self) -> tuple[str, ...]:
+        """What no shape shows of the projection: the number of heads, then the order of rows."""
         config = self.config
-        declared = [layout for layout in self.choice.layouts if layout.declared]
-        order = next((layout for layout in declared if layout.kind != "attention"), None)
-        moved = [f"K/V pairs numbered as --layout {layout.name} declares" for layout in declared if layout is not order]
+        order = next((part for part in self.choice.layouts if part.declared and part.kind != "attention"), None)
         said = "the file's metadata says" if self.claimed else "--layout {} declares"
         rows = f"row order as {said.format(order.name)}" if order else "to_kv rows hold k first, head by head"
         shown = f"shapes show only their product {config.inner}"
         if config.inner % DEFAULT_DIM_HEAD:
             shown += f", which {DEFAULT_DIM_HEAD}, the published dim_head, does not divide"
-        return f"heads={config.heads}, dim_head={config.dim_head} ({shown})", rows, *moved
+        return f"heads={config.heads}, dim_head={config.dim_head} ({shown})", rows
+
+    @property
+    def pair_assumptions(self) -> tuple[str, ...]:
+        """What no shape shows of the K/V pairs; names that are module paths do prove their order."""
+        attention = self.choice.attention
+        if attention is None or not any(name.startswith("ip_adapter.") for name in self.outputs):
+            return ()
+        if attention.declared:
+            return (f"K/V pairs numbered as --layout {attention.name} declares",)
+        if attention.numbering.label == "path":
+            return ()
+        return ("K/V pairs stand in the UNet's order (no shape shows two of equal width exchanged)",)
 
 
 def build_plan(

@@ -98,6 +98,12 @@ class UNet:
     cross_attention_dim: int
     sites: tuple[Site, ...]
 
+    @property
+    def processors(self) -> dict[str, int]:
+        """Module path -> place in `unet.attn_processors`, self-attention (attn1, even) included."""
+        cross = {site.path: site.index for site in self.sites}
+        return cross | {f"{path.removesuffix('2')}1": index - 1 for path, index in cross.items()}
+
 
 # (block, attentions, transformer blocks each, level); pinned by a test against diffusers' own UNets.
 _SDXL_BLOCKS = (

@@ -237,7 +237,8 @@ def test_metadata_is_provenance_and_nothing_else(source: Path, out: Path) -> Non
         "source_layout": "nested-bin+diffusers-plus+odd",
         "assumptions": (
             "heads=5, dim_head=8 (shapes show only their product 40, which 64, the published dim_head, does not "
-            "divide); to_kv rows hold k first, head by head"
+            "divide); to_kv rows hold k first, head by head; "
+            "K/V pairs stand in the UNet's order (no shape shows two of equal width exchanged)"
         ),
     }
 

@@ -107,6 +107,7 @@ def test_a_row_order_is_used_only_when_it_is_declared(projection: str, depth: in
     assert plan.assumptions == (
         "heads=5, dim_head=8 (shapes show only their product 40, which 64, the published dim_head, does not divide)",
         f"row order as --layout {projection} declares",
+        "K/V pairs stand in the UNet's order (no shape shows two of equal width exchanged)",
     )
 
 
@@ -431,7 +432,7 @@ def test_manifests_of_true_size(name: str) -> None:
 def test_every_detected_layout_has_a_manifest() -> None:
     parts = {part for name in FILES for part in name.split("+")}
     assert set(DETECTED) <= parts
-    assert {"odd", "rank-consecutive", "unet-path"} <= parts
+    assert {name.removesuffix("-from-1") for name in ATTENTIONS} <= parts
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -16,7 +16,7 @@ from ckptfix.findings import Finding
 from ckptfix.plan import Plan
 from ckptfix.reference import AdapterConfig, expected_tensors
 from ckptfix.text import plural
-from tests.fixtures.adapters import Memory, manifest_from, tiny
+from tests.fixtures.adapters import TINY, Memory, adapter, manifest_from, tiny
 
 
 def plan_of(tree: dict[str, Any], source: str = "ip-adapter.bin", **options: Any) -> Plan:
@@ -254,6 +254,51 @@ def test_one_wrong_shape_in_every_block_is_one_finding() -> None:
         "the rest of the file asks for [24]"
     )
     assert len(finding.tensors) == 4
+
+
+# -- K/V pairs as a whole ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unet", ["sd15", "sdxl"])
+@pytest.mark.parametrize("attention", ["odd", "rank-consecutive"])
+def test_pairs_in_no_known_order_are_refused_with_both_sequences(unet: str, attention: str) -> None:
+    tree = tiny(1, unet=unet).layout("nested-bin", "resampler", attention)
+    names = list(tree["ip_adapter"])
+    backwards = [tree["ip_adapter"][name] for name in reversed(names)]
+    tree["ip_adapter"] = dict(zip(names, backwards, strict=True))
+    finding = plan_findings(plan_of(tree))[0]
+    assert (finding.code, finding.severity) == ("pair-widths", "error")
+    title, right, found = {
+        "sd15": ("Stable Diffusion 1.5", "320x2 640x2 1280x5 640x3 320x3 1280x1", "32x1 8x3 16x3 32x5 16x2 8x2"),
+        "sdxl": ("SDXL", "640x4 1280x50 640x6 1280x10", "32x10 16x6 32x50 16x4"),
+    }[unet]
+    assert finding.message == (
+        f"the widths of the K/V pairs are in no known order: {found} by number, where {title} has {right}"
+    )
+    assert (finding.expected, finding.found) == (right, found)
+
+
+def test_two_exchanged_pairs_are_named_one_by_one() -> None:
+    tree = tiny(1).layout()
+    pairs = tree["ip_adapter"]
+    for part in ("k", "v"):
+        first, second = f"1.to_{part}_ip.weight", f"9.to_{part}_ip.weight"
+        pairs[first], pairs[second] = pairs[second], pairs[first]
+    assert [finding.code for finding in plan_findings(plan_of(tree))] == ["shape"] * 4
+
+
+def test_pairs_of_equal_width_could_be_exchanged_and_that_is_said() -> None:
+    said = "K/V pairs stand in the UNet's order (no shape shows two of equal width exchanged)"
+    assert said in plan_of(tiny(1).layout()).assumptions
+    assert said not in plan_of(tiny(1).layout("nested-bin", "resampler", "unet-path")).assumptions
+    assert said not in plan_of({"image_proj": tiny(1).layout()["image_proj"]}).assumptions
+
+
+def test_halves_of_two_adapters_do_not_fit_together() -> None:
+    other = adapter(replace(TINY, output_dim=30)).layout()["ip_adapter"]
+    finding = plan_findings(plan_of({"image_proj": tiny(2).layout()["image_proj"], "ip_adapter": other}))[0]
+    assert (finding.code, finding.severity, len(finding.tensors)) == ("token-width", "error", 32)
+    assert finding.message == "the K/V pairs take tokens of width 30, the image projection makes them 28 wide"
 
 
 # -- even numbers ------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ def test_golden_adapters_pass_against_their_records(tmp_path: Path, name: str) -
     assert (result.config.heads, result.config.dim_head) == (golden(name).config.heads, golden(name).config.dim_head)
     assert result.exit_code is ExitCode.OK
     assert result.verdict == (
-        "PASS, assuming what no check of a file alone can show: to_k_ip and to_v_ip are not exchanged"
+        "PASS, assuming what no check of a file alone can show: K/V pairs stand in the UNet's order "
+        "(no shape shows two of equal width exchanged); to_k_ip and to_v_ip are not exchanged"
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ckptfix.diagnosis.mixtures import clashes, mixed
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
-from ckptfix.diagnosis.pairs import even_sites, without_pairs
+from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, without_pairs
 from ckptfix.diagnosis.sizes import cut_off, ill_shaped, not_floating
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
@@ -27,8 +28,11 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
     even = even_sites(plan)
     if even is not None:
         plan = without_pairs(plan)
+    pairs = [finding for finding in (even, narrow_pairs(plan), misplaced_pairs(plan)) if finding]
+    told = {name for finding in pairs for name in finding.tensors}
+    plan = replace(plan, ill_shaped=tuple(problem for problem in plan.ill_shaped if told.isdisjoint(problem.inputs)))
     return (
-        *((even,) if even else ()),
+        *pairs,
         *_rivals(plan),
         *clashes(plan),
         *_missing(plan),

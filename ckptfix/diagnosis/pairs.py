@@ -1,9 +1,11 @@
-"""What is wrong with the numbers of K/V pairs."""
+"""What is wrong with the K/V pairs as a whole: their numbers, their order, the width of the tokens they take."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.findings import Finding
@@ -11,6 +13,7 @@ from ckptfix.folding import folded
 from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.layouts.claims import claim_names
 from ckptfix.plan import Plan
+from ckptfix.reference import UNETS
 
 _PAIR = re.compile(r"ip_adapter\.(\d{1,6})\.to_[kv]_ip\.weight")
 
@@ -45,3 +48,70 @@ def without_pairs(plan: Plan) -> Plan:
         missing={name: shape for name, shape in plan.missing.items() if not name.startswith("ip_adapter.")},
         unexpected=tuple(name for name in plan.unexpected if name not in pairs),
     )
+
+
+# One or two pairs of another width are tensors gone wrong; more of them are an order.
+_FEW = 2
+
+
+def misplaced_pairs(plan: Plan) -> Finding | None:
+    """An error for pairs that are whole but of other widths than the UNet has at their places."""
+    expected = plan.dimensions.attention_shapes()
+    found = _pair_shapes(plan)
+    wrong = {site for site, (name, shape) in found.items() if shape[:1] != expected[name][:1]}
+    if len(wrong) <= _FEW or plan.own is not None:
+        return None
+    inputs = tuple(name for problem in plan.ill_shaped if _site(problem.name) in wrong for name in problem.inputs)
+    unet = UNETS[plan.config.unet or "sdxl"]
+    right = _runs(site.width for site in unet.sites)
+    present = _runs(shape[0] for _, (_, shape) in sorted(found.items()))
+    return Finding(
+        "pair-widths",
+        "error",
+        f"the widths of the K/V pairs are in no known order: {present} by number, where {unet.title} has {right}",
+        hint="the pairs were renumbered, or are another UNet's; a file that names them by module path can be read",
+        tensors=inputs,
+        expected=right,
+        found=present,
+    )
+
+
+def narrow_pairs(plan: Plan) -> Finding | None:
+    """An error for pairs that all take tokens of another width than the projection makes."""
+    expected = plan.dimensions.attention_shapes()
+    found = _pair_shapes(plan)
+    widths = {shape[1] for _, shape in found.values() if len(shape) == 2}
+    wanted = {shape[1] for shape in expected.values()}
+    if len(found) <= _FEW or len(widths) != 1 or widths == wanted or plan.own is not None:
+        return None
+    inputs = tuple(name for problem in plan.ill_shaped if _site(problem.name) in found for name in problem.inputs)
+    takes, makes = widths.pop(), wanted.pop()
+    return Finding(
+        "token-width",
+        "error",
+        f"the K/V pairs take tokens of width {takes}, the image projection makes them {makes} wide",
+        hint="the two halves are of different adapters: find the other half of either",
+        tensors=inputs,
+        expected=f"width {makes}",
+        found=f"width {takes}",
+    )
+
+
+def _pair_shapes(plan: Plan) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """Site -> the canonical name of K, and its shape, where K and V have one shape."""
+    expected = plan.dimensions.attention_shapes()
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+    for step in plan.steps:
+        site = _site(step.outputs[0])
+        if site is not None and len(step.inputs) == 1 and step.outputs[0] in expected:
+            shapes.setdefault(site, {})[step.outputs[0]] = plan.manifest.tensors[step.inputs[0]].shape
+    return {site: min(pair.items()) for site, pair in shapes.items() if len(pair) == 2 and len(set(pair.values())) == 1}
+
+
+def _site(name: str) -> int | None:
+    found = _PAIR.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def _runs(widths: Iterable[int]) -> str:
+    return " ".join(f"{width}x{sum(1 for _ in run)}" for width, run in groupby(widths))

@@ -220,25 +220,29 @@ def _translate(holes: Holes, numbering: Numbering, sites: Mapping[str, int]) -> 
 
 
 def number_sites(labels: Iterable[str], numbering: Numbering) -> dict[str, int]:
-    """Foreign site label -> site number (odd); labels that name no site are left out.
+    """Foreign site label -> place in `unet.attn_processors`; labels that name no place are left out.
 
     Ranks count from 0 if a 0 occurs, else from 1. Orders other than the canonical one need the whole UNet's table
     and take the smallest UNet that has so many sites.
     """
     labels = list(labels)
     if numbering.label == "path":
-        tables = [{site.path: site.index for site in unet.sites} for unet in UNETS.values()]
-        best = max(tables, key=lambda table: sum(label in table for label in labels))
-        return {label: best[label] for label in labels if label in best}
+        paths = {label: label.removeprefix("unet.") for label in labels}
+        tables = [unet.processors for unet in UNETS.values()]
+        best = max(tables, key=lambda table: sum(path in table for path in paths.values()))
+        return {label: best[path] for label, path in paths.items() if path in best}
     numbers = {label: int(label) for label in labels}
-    if numbering.label == "odd":
-        return numbers
     if numbering.label == "even":
         return {label: number + 1 for label, number in numbers.items() if number % 2 == 0}
-    if len(numbers) > 1 and not any(number % 2 for number in numbers.values()):
+    if numbering.label == "odd" and numbering.order == "canonical":
+        return numbers
+    if numbering.label == "odd":
+        ranks = {label: number // 2 for label, number in numbers.items() if number % 2}
+    elif len(numbers) > 1 and not any(number % 2 for number in numbers.values()):
         return {}  # places of self-attention, which no rank skips to: refused by name elsewhere, never read as ranks
-    base = 0 if 0 in numbers.values() else 1
-    ranks = {label: number - base for label, number in numbers.items()}
+    else:
+        base = 0 if 0 in numbers.values() else 1
+        ranks = {label: number - base for label, number in numbers.items()}
     if numbering.order == "canonical":
         return {label: 2 * rank + 1 for label, rank in ranks.items()}
     order = _site_order(numbering.order, max(ranks.values(), default=0) + 1)
@@ -292,14 +296,15 @@ def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
     """Site number -> the label that a layout writes for it; empty where they are the same."""
     sites = UNETS[unet].sites if unet else ()
     if numbering.label == "path":
-        return {str(site.index): site.path for site in sites}
-    if numbering.label == "odd":
-        return {}
+        return {str(index): path for path, index in UNETS[unet].processors.items()} if unet else {}
     if numbering.label == "even":
         return {str(site.index): str(site.index - 1) for site in sites}
     canonical = numbering.order == "canonical"
+    if numbering.label == "odd" and canonical:
+        return {}
     order = [site.index for site in sites] if canonical else _site_order(numbering.order, len(sites))
-    return {str(index): str(rank).zfill(numbering.digits) for rank, index in enumerate(order)}
+    step, first = (2, 1) if numbering.label == "odd" else (1, 0)
+    return {str(index): str(step * rank + first).zfill(numbering.digits) for rank, index in enumerate(order)}
 
 
 def _wrap(name: str, wrapper: Layout | None) -> str | None:

@@ -139,11 +139,11 @@ def _assumed(plan: Plan, checks: Sequence[Check], evidence: Sequence[Evidence]) 
     assumed = []
     if status["head-layout"] == "assumed":
         agreed = {answer.question for answer in evidence if answer.verdict == "consistent"}
-        for question, assumption in zip(("head-partition", "kv-order"), plan.assumptions, strict=True):
+        for question, assumption in zip(("head-partition", "kv-order"), plan.projection_assumptions, strict=True):
             more = ": assumed, and the weights are consistent with it" if question in agreed else ""
             assumed.append(assumption + more)
     if status["kv-pairs"] != "skipped":
-        assumed.append("to_k_ip and to_v_ip are not exchanged")
+        assumed += [*plan.pair_assumptions, "to_k_ip and to_v_ip are not exchanged"]
     return tuple(assumed)
 
 
