@@ -14,17 +14,19 @@ from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings, refuse_unsafe
 from ckptfix.errors import ExitCode, RefusedError, UsageError
+from ckptfix.families.family import Family
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target, write_text
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
-from ckptfix.layouts.catalogue import NAMED, layout_parts
+from ckptfix.layouts.catalogue import canonical_parts, layout_parts
 from ckptfix.layouts.claims import Choice
-from ckptfix.layouts.layout import Layout
+from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.parts import join
 from ckptfix.plan import Plan, Step, retarget
 from ckptfix.proof import Prover, proof_path
+from ckptfix.reference import RESAMPLER
 from ckptfix.tensors.casting import check_dtype, target_dtype
 from ckptfix.tensors.ops import ShapeMismatchError
 from ckptfix.text import printable
@@ -126,8 +128,8 @@ def convert(
     out = Path(out)
     check_dtype(dtype)
     _check_parts(sources)
-    wanted = _Wanted(to, *_target(to), dtype, allow_overflow, drop_unexplained, partial)
-    _check_suffix(out, wanted.wrapper)
+    parts = _target_parts(to)
+    _check_suffix(out, parts.get("wrapper") or canonical_parts(RESAMPLER)["wrapper"])
     if not dry_run:
         for written in (out, proof_path(out)) if proof else (out,):
             check_target(written, force=force, inputs=sources)
@@ -136,6 +138,7 @@ def convert(
         checkpoint = join([opened.enter_context(file) for file in files])
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
+        wanted = _Wanted(to, *_target(parts, plan.family), dtype, allow_overflow, drop_unexplained, partial)
         result = _draft(plan, wanted, sources, out, dry_run)
         if result.refused or dry_run:
             return result
@@ -171,17 +174,30 @@ class _Wanted:
     partial: bool
 
 
-def _target(name: str) -> tuple[Choice, Layout]:
-    """The layouts to write, what NAME leaves out being canonical; and its wrapper, which decides the container."""
-    parts = layout_parts("canonical") | layout_parts(name)
+def _target_parts(name: str) -> dict[Kind, Layout]:
+    """The layouts that NAME names; none for canonical, which is what every family has of its own."""
+    parts = {} if name == "canonical" else layout_parts(name)
     for layout in parts.values():
         if not layout.reversible:
             raise UsageError(
                 f"{layout.name} is only read, never written: what it adds to an adapter is not in the file",
                 hint="write the canonical layout (leave --to out) or `--to instantid`",
             )
-    wrapper = parts["wrapper"]
-    return Choice(wrapper=wrapper, projection=parts["projection"], attention=parts["attention"]), wrapper
+    return parts
+
+
+def _target(named: dict[Kind, Layout], family: Family) -> tuple[Choice, Layout]:
+    """What to write, the parts that are not named being canonical; and the wrapper, which decides the container."""
+    parts = canonical_parts(family) | named
+    wrapper, projection = parts["wrapper"], parts["projection"]
+    if projection.family is not family:
+        raise RefusedError(
+            f"{projection.name} holds a projection of the family {projection.family.name}, the file one of the family "
+            f"{family.name}",
+            hint=f"name the wrapper alone, as in --to {wrapper.name}, or leave --to out",
+            code="other-family",
+        )
+    return Choice(wrapper=wrapper, projection=projection, attention=parts["attention"]), wrapper
 
 
 def _check_parts(sources: Sequence[Path]) -> None:
@@ -260,7 +276,7 @@ def _ledger(steps: Sequence[Step], dtype: str | None) -> Iterator[LedgerLine]:
 
 
 def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
-    if wanted.target.name == NAMED["canonical"]:
+    if wanted.target.layouts == _target({}, plan.family)[0].layouts:
         return [step for step in plan.steps if step.views]
     try:
         steps = retarget(plan, wanted.target)
@@ -292,7 +308,7 @@ def _metadata(result: Conversion, wanted: _Wanted, prover: Prover | None) -> dic
         "assumptions": "; ".join(result.assumptions),
     }
     if declared:  # names cannot show the row order, nor any shape the heads: whoever reads the file has to be told
-        metadata |= {"heads": str(result.plan.config.heads), "dim_head": str(result.plan.config.dim_head)}
+        metadata |= {name: str(size) for name, size in result.plan.dimensions.head_sizes.items()}
     if dtype:
         metadata["dtype"] = dtype
     if result.dropped:

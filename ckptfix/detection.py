@@ -9,15 +9,16 @@ from itertools import product
 from pathlib import Path
 
 from ckptfix.errors import MappingError, UsageError
+from ckptfix.families.config import Config
 from ckptfix.folding import folded
-from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts
+from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts, shipped_layout
 from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
-from ckptfix.layouts.layout import Kind, Layout
+from ckptfix.layouts.layout import Kind, Layout, Signature
 from ckptfix.layouts.mapping_file import load_layout
 from ckptfix.layouts.template import Template, TemplateIndex
 from ckptfix.manifest import Manifest
 from ckptfix.plan import CANONICAL, Plan, build_plan
-from ckptfix.reference import PRODUCTS, AdapterConfig
+from ckptfix.products import PRODUCTS
 
 # A layout that explains less than this share of the names is no explanation.
 LEAST_EXPLAINED = 0.25
@@ -84,7 +85,7 @@ def plan_for(
 class _Sizes:
     heads: int | None
     dim_head: int | None
-    reference: AdapterConfig | None
+    reference: Config | None
 
 
 def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan:
@@ -94,7 +95,7 @@ def _choose(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Pl
     if claim is None or "projection" in forced or plan.refused or plan.choice.projection is not _plain_names():
         return plan
     layout, heads, dim_head = claim
-    if sizes.heads is None and sizes.dim_head is None and heads * dim_head == plan.config.inner:
+    if sizes.heads is None and sizes.dim_head is None and heads * dim_head == plan.dimensions.inner:
         sizes = replace(sizes, heads=heads, dim_head=dim_head)
     claimed = _best(manifest, {**forced, "projection": layout}, sizes)
     return plan if claimed.refused else replace(claimed, claimed=True)
@@ -177,7 +178,7 @@ def _joined_choice(choices: Sequence[Choice]) -> Choice:
     )
 
 
-def _reference(name: str) -> AdapterConfig | None:
+def _reference(name: str) -> Config | None:
     if name == "auto":
         return None
     if name not in PRODUCTS:
@@ -193,7 +194,7 @@ def _user_mapping(path: str | os.PathLike[str]) -> Layout:
         raise UsageError(
             f"cannot read the mapping: {reason}", hint="give --mapping the path of a TOML file", source=str(path)
         ) from error
-    layout = load_layout(text, str(path))
+    layout = load_layout(text, str(path), shipped_layout)
     taken = {name for known in known_layouts() for name in (known.name, *known.aliases)} | set(NAMED)
     if layout.name in taken:
         raise MappingError(
@@ -229,10 +230,7 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
             broken = {
                 layout.kind
                 for layout in choice.layouts
-                if layout not in shells
-                and not all(
-                    _hits([template], bare if layout is wrapper else grouped) for template in layout.signature.require
-                )
+                if layout not in shells and _breaks(layout.signature, bare if layout is wrapper else grouped)
             }
             shares: tuple[tuple[Kind, int, str], ...] = (
                 ("projection", in_projection, GROUPS[0]),
@@ -282,6 +280,13 @@ def _shells(layouts: Iterable[Layout], names: list[str]) -> tuple[Layout, ...]:
     return tuple(shell for _, shell in sorted(depths.values(), key=lambda found: found[0]))
 
 
+def _breaks(signature: Signature, names: Sequence[str]) -> bool:
+    """Whether names that the signature asks for do not occur."""
+    return not all(_hits([template], names) for template in signature.require) or (
+        bool(signature.any) and not _hits(signature.any, names)
+    )
+
+
 def _hits(templates: Sequence[Template], names: Sequence[str]) -> bool:
     if not templates:
         return False
@@ -295,7 +300,7 @@ def signature_holds(layout: Layout, names: Iterable[str], choice: Choice) -> boo
     """Whether every name that the layout requires occurs among these, read in the wrapper and shells of `choice`."""
     bare = [strip_shells(name, choice.shells) for name in names]
     grouped = _unwrapped(bare, choice.wrapper) if choice.wrapper else bare
-    return all(_hits([template], grouped) for template in layout.signature.require)
+    return not _breaks(layout.signature, grouped)
 
 
 def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ckptfix.errors import RefusedError
-from ckptfix.reference import ATTENTION_NAMES, DEFAULT_DIM_HEAD, RESAMPLER_SHAPES, UNETS, AdapterConfig, UNet
+from ckptfix.families.config import Config
+from ckptfix.families.family import Family
+from ckptfix.families.known import HeadedConfig
+from ckptfix.reference import ATTENTION_NAMES, DEFAULT_DIM_HEAD, NARROWED, RESAMPLER, UNETS, AdapterConfig, UNet
 from ckptfix.tensors.views import Shape
 
 Status = Literal["confirmed", "inferred", "assumed"]
-BLOCK = re.compile(r"image_proj\.layers\.(\d{1,6})\.(.+)")
+BLOCK = re.compile(r"(image_proj\.(?:\w+\.)?layers)\.(\d{1,6})\.(.+)")
 _MOST_BLOCKS = 100  # no published adapter has more than 10; a name can claim a million
 SITE = re.compile(r"ip_adapter\.(\d{1,6})\.to_([kv])_ip\.weight")
 
@@ -23,22 +26,48 @@ SITE = re.compile(r"ip_adapter\.(\d{1,6})\.to_([kv])_ip\.weight")
 class Dimensions:
     """`status` says, per field of the config, whether tensors showed it, imply it, or it is assumed.
 
-    `widths` holds the hidden width of each UNet level, as the K/V pairs show it.
+    `widths` holds the hidden width of each UNet level, as the K/V pairs show it; `context_dim` the width of the tokens
+    that they take.
     """
 
-    config: AdapterConfig
+    family: Family
+    config: Config
     status: Mapping[str, Status]
     widths: Mapping[int, int]
+    context_dim: int
+
+    @property
+    def resampler(self) -> AdapterConfig:
+        """The sizes of a Resampler; RefusedError for another family."""
+        if not isinstance(self.config, AdapterConfig) or self.family is not RESAMPLER:
+            raise RefusedError(
+                f"the image projection is no plain Resampler but another family: {self.family.title}",
+                hint="take InstantID's: hf download InstantX/InstantID ip-adapter.bin --local-dir .",
+                code="other-family",
+            )
+        return self.config
+
+    @property
+    def inner(self) -> int:
+        """heads x dim_head, which shapes do show; 0 where the projection has no attention."""
+        return self.config.inner if isinstance(self.config, HeadedConfig) else 0
+
+    @property
+    def head_sizes(self) -> dict[str, int]:
+        """`heads` and `dim_head` for the ops that need them; empty where the projection has no attention."""
+        config = self.config
+        return {"heads": config.heads, "dim_head": config.dim_head} if isinstance(config, HeadedConfig) else {}
+
+    def tensors(self) -> dict[str, Shape]:
+        """Canonical name -> shape of a whole adapter of these sizes."""
+        return self.family.tensors(self.config) | self.attention_shapes()
 
     def attention_shapes(self) -> dict[str, Shape]:
         """Canonical name -> shape of every K/V tensor the UNet asks for, in site order."""
         if self.config.unet is None:
             return {}
         return {
-            template.replace("{site}", str(site.index)): (
-                self.widths.get(site.level, site.width),
-                self.config.output_dim,
-            )
+            template.replace("{site}", str(site.index)): (self.widths.get(site.level, site.width), self.context_dim)
             for site in UNETS[self.config.unet].sites
             for template in ATTENTION_NAMES
         }
@@ -47,88 +76,82 @@ class Dimensions:
 def read_dimensions(
     shapes: Mapping[str, Shape],
     *,
+    family: Family = RESAMPLER,
     heads: int | None = None,
     dim_head: int | None = None,
-    assumed: AdapterConfig | None = None,
+    assumed: Config | None = None,
 ) -> Dimensions:
-    """The sizes that most tensors agree on; what no tensor shows is taken from `assumed` (default: InstantID).
+    """The sizes that most tensors agree on; what no tensor shows is taken from `assumed` (default: the family's).
 
     `shapes` has canonical names. RefusedError if the declared heads and dim_head cannot make the inner width.
     """
-    fallback = assumed or AdapterConfig()
-    depth = _depth(shapes)
+    fallback = family.sizes(assumed or family.default)
+    depth = _depth(shapes, family)
     kept = {name: shape for name, shape in shapes.items() if depth is None or _block_of(name) < depth}
-    preferred = {**_symbols(fallback), "hidden": 0}
     sizes: dict[str, int] = {}
     status: dict[str, Status] = {}
-    rows = list(_rows(kept))
-    for symbol in ("dim", "output_dim", "inner", "hidden", "embedding_dim", "num_queries"):
+    rows = list(_rows(kept, family))
+    for symbol in family.symbols:
         votes = _votes(rows, symbol, sizes)
-        if symbol == "hidden":
-            preferred["hidden"] = int(fallback.ff_mult * sizes["dim"])
+        preferred = _preferred(symbol, family, assumed or family.default, sizes, fallback)
         if votes:
-            sizes[symbol] = max(votes, key=lambda size: (votes[size], size == preferred[symbol], -size))
+            sizes[symbol] = max(votes, key=lambda size: (votes[size], size == preferred, -size))
             status[symbol] = "confirmed"
+        elif symbol in family.optional.values() and assumed is None:
+            sizes[symbol], status[symbol] = 0, "inferred"
         else:
-            sizes[symbol] = _from_elements(kept, symbol, sizes) or preferred[symbol]
+            sizes[symbol] = _from_elements(kept, symbol, sizes) or preferred
             status[symbol] = "assumed"
-    if status["inner"] == "assumed":  # nothing contradicts what was declared
-        sizes["inner"] = _assumed_inner(fallback, heads, dim_head)
-    known_heads, known_dim_head = _head_counts(sizes["inner"], heads, dim_head)
-    ratio = sizes["hidden"] / sizes["dim"]
-    unet, unet_status = _unet(kept, sizes["output_dim"], status["output_dim"], fallback)
-    config = AdapterConfig(
-        dim=sizes["dim"],
-        depth=depth or fallback.depth,
-        dim_head=known_dim_head,
-        heads=known_heads,
-        num_queries=sizes["num_queries"],
-        embedding_dim=sizes["embedding_dim"],
-        output_dim=sizes["output_dim"],
-        ff_mult=int(ratio) if ratio == int(ratio) else ratio,
-        unet=unet.name,
-    )
+    sizes["depth"], status["depth"] = (depth, "confirmed") if depth else (fallback.get("depth", 0), "assumed")
+    if family.has_heads:
+        if status["inner"] == "assumed":  # nothing contradicts what was declared
+            sizes["inner"] = _assumed_inner(fallback["inner"], heads, dim_head)
+        sizes["heads"], sizes["dim_head"] = _head_counts(sizes["inner"], heads, dim_head)
+        status["heads"] = status["dim_head"] = "assumed"
+    context = _context(kept, sizes["output_dim"])
+    unet, unet_status = _unet(kept, context, status["output_dim"], (assumed or family.default).unet)
+    fields: dict[str, Status] = {name: status[symbol.partition("/")[0]] for name, symbol in family.fields.items()}
     return Dimensions(
-        config,
-        {
-            "dim": status["dim"],
-            "depth": "confirmed" if depth else "assumed",
-            "dim_head": "assumed",
-            "heads": "assumed",
-            "inner": status["inner"],
-            "num_queries": status["num_queries"],
-            "embedding_dim": status["embedding_dim"],
-            "output_dim": status["output_dim"],
-            "ff_mult": status["hidden"],
-            "unet": unet_status,
-        },
+        family,
+        family.config(sizes, unet.name),
+        fields | ({"inner": status["inner"]} if family.has_heads else {}) | {"unet": unet_status},
         _level_widths(kept, unet),
+        context,
     )
 
 
-def _symbols(config: AdapterConfig) -> dict[str, int]:
-    names = ("dim", "output_dim", "inner", "hidden", "embedding_dim", "num_queries")
-    return {name: getattr(config, name) for name in names}
+def _preferred(
+    symbol: str, family: Family, assumed: Config, sizes: Mapping[str, int], fallback: Mapping[str, int]
+) -> int:
+    """The size to take where votes tie or are none: a ratio's is that of what is already known."""
+    for name, ratio in family.fields.items():
+        top, _, bottom = ratio.partition("/")
+        if top == symbol and bottom:
+            return int(assumed.to_dict()[name] * sizes[bottom])
+    return fallback[symbol]
 
 
 def _block_of(name: str) -> int:
     found = BLOCK.fullmatch(name)
-    return int(found[1]) if found else -1
+    return int(found[2]) if found else -1
 
 
-def _depth(shapes: Mapping[str, Shape]) -> int | None:
+def _template(name: str) -> str:
+    """The name as a family's shapes list it."""
+    found = BLOCK.fullmatch(name)
+    return f"{found[1]}.{{block}}.{found[3]}" if found else name
+
+
+def _depth(shapes: Mapping[str, Shape], family: Family) -> int | None:
     """The depth that leaves the fewest tensors missing or to spare, blocks that lost nothing being no spares.
 
     A stray tensor of layer 7 does not make a depth of 8; a whole layer 7 does, and what lies before it is missing.
     """
-    per_block = Counter(
-        _block_of(name)
-        for name in shapes
-        if (found := BLOCK.fullmatch(name)) and f"image_proj.layers.{{block}}.{found[2]}" in RESAMPLER_SHAPES
-    )
+    blocks = ((name, _block_of(name)) for name in shapes)
+    per_block = Counter(block for name, block in blocks if block >= 0 and _template(name) in family.shapes)
     if not per_block:
         return None
-    each = sum("{block}" in template for template in RESAMPLER_SHAPES)
+    each = sum("{block}" in template for template in family.shapes)
     whole = [block for block, count in per_block.items() if count == each and block < _MOST_BLOCKS]
     least = max(whole, default=0) + 1
     best, fewest, problems = least, per_block.total(), per_block.total()
@@ -144,10 +167,9 @@ def _depth(shapes: Mapping[str, Shape]) -> int | None:
 Row = tuple[Shape, tuple[str, ...], float]
 
 
-def _rows(shapes: Mapping[str, Shape]) -> Iterator[Row]:
+def _rows(shapes: Mapping[str, Shape], family: Family) -> Iterator[Row]:
     for name, shape in shapes.items():
-        block = BLOCK.fullmatch(name)
-        symbols = RESAMPLER_SHAPES.get(f"image_proj.layers.{{block}}.{block[2]}" if block else name)
+        symbols = family.shapes.get(_template(name))
         weight = 1.0
         if symbols is None and SITE.fullmatch(name):
             symbols, weight = ("width", "output_dim"), 0.001
@@ -162,14 +184,17 @@ def _votes(rows: Iterable[Row], wanted: str, known: Mapping[str, int]) -> Mappin
         claims = []
         agrees = True
         for size, symbol in zip(shape, symbols, strict=True):
-            factor, _, name = symbol.rpartition("*")
-            each, rest = divmod(size, int(factor or 1))
-            if name == wanted and not rest and each:
-                claims.append(each)
-            elif name.isdigit():
-                agrees &= size == int(name)
-            elif name in known:
-                agrees &= not rest and each == known[name]
+            factors = symbol.split("*")
+            others = [int(factor) if factor.isdigit() else known.get(factor) for factor in factors if factor != wanted]
+            if None in others:
+                continue  # nothing is known of this axis yet
+            share = math.prod(filter(None, others))
+            if wanted in factors:
+                each, rest = divmod(size, share)
+                if not rest and each:
+                    claims.append(each)
+            else:
+                agrees &= size == share
         if agrees:
             for size in claims:
                 votes[size] = votes.get(size, 0) + weight
@@ -179,17 +204,17 @@ def _votes(rows: Iterable[Row], wanted: str, known: Mapping[str, int]) -> Mappin
 def _from_elements(shapes: Mapping[str, Shape], symbol: str, sizes: Mapping[str, int]) -> int | None:
     """The size that a tensor of the wrong shape would have if its elements were laid out right."""
     name = {"embedding_dim": "image_proj.proj_in.weight", "num_queries": "image_proj.latents"}.get(symbol)
-    if name is None or name not in shapes:
+    if name is None or name not in shapes or "dim" not in sizes:
         return None
     elements = math.prod(shapes[name])
     return elements // sizes["dim"] if elements and elements % sizes["dim"] == 0 else None
 
 
-def _assumed_inner(fallback: AdapterConfig, heads: int | None, dim_head: int | None) -> int:
+def _assumed_inner(usual: int, heads: int | None, dim_head: int | None) -> int:
     if heads is None and dim_head is None:
-        return fallback.inner
+        return usual
     width = dim_head or DEFAULT_DIM_HEAD
-    return width * (heads or max(1, fallback.inner // width))
+    return width * (heads or max(1, usual // width))
 
 
 def _shown(count: int | None) -> str:
@@ -213,16 +238,23 @@ def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[i
     return heads, dim_head
 
 
-def _unet(shapes: Mapping[str, Shape], output_dim: int, status: Status, fallback: AdapterConfig) -> tuple[UNet, Status]:
+def _context(shapes: Mapping[str, Shape], output_dim: int) -> int:
+    """The width that the K/V pairs take: that of the tokens, or what the UNet narrows it to where most pairs say so."""
+    narrowed = NARROWED.get(output_dim, output_dim)
+    found = Counter(shape[1] for name, shape in shapes.items() if len(shape) == 2 and SITE.fullmatch(name))
+    return narrowed if found[narrowed] >= found[output_dim] else output_dim
+
+
+def _unet(shapes: Mapping[str, Shape], context: int, status: Status, fallback: str | None) -> tuple[UNet, Status]:
     """By the width of the text side if it is a known one and most sites are that UNet's, else by the site numbers."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
-    by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == output_dim), None)
+    by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == context), None)
     if status == "confirmed" and by_width is not None:
         its_own = sum(site <= by_width.sites[-1].index for site in sites)
         if 2 * its_own >= len(sites):
             return by_width, "confirmed"
     if not sites:
-        return UNETS[fallback.unet or "sdxl"], "assumed"
+        return UNETS[fallback or "sdxl"], "assumed"
     numbers = set(sites)
     misfits = {name: len(numbers ^ {site.index for site in UNETS[name].sites}) for name in ("sd15", "sdxl")}
     nearest = UNETS[min(misfits, key=misfits.__getitem__)]

@@ -12,40 +12,17 @@ from typing import Any
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
-from ckptfix.dimensions import Status
 from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
+from ckptfix.identity import Fact, Identity, identify
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
-from ckptfix.reference import CONFIG_FIELDS, PRODUCTS, UNETS, resampler_tensors
 
 Progress = Callable[[str, int, int], None]
-
-# What feeds a projection of this width. Source: the model cards of the encoders and tencent-ailab/IP-Adapter.
-ENCODERS = {
-    512: "face embedding (insightface antelopev2)",
-    768: "CLIP ViT-L/14",
-    1024: "CLIP ViT-L/14-336 tokens",
-    1152: "SigLIP",
-    1280: "CLIP ViT-H/14 tokens",
-    1664: "CLIP ViT-bigG/14 tokens",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """Something known about the adapter, and how well: shown by tensors, implied by them, or assumed."""
-
-    name: str
-    value: str | int | float
-    status: Status
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "value": self.value, "status": self.status}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +33,27 @@ class Inspection:
     """
 
     plan: Plan
-    family: str
-    variant: str
-    base: str
-    facts: tuple[Fact, ...]
+    identity: Identity
     findings: tuple[Finding, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     evidence: tuple[Evidence, ...] | None = None
+
+    @property
+    def family(self) -> str:
+        return self.identity.family
+
+    @property
+    def variant(self) -> str:
+        return self.identity.variant
+
+    @property
+    def base(self) -> str:
+        return self.identity.base
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        return self.identity.facts
 
     @property
     def manifest(self) -> Manifest:
@@ -115,12 +105,7 @@ class Inspection:
                 "bytes": self.manifest.size,
                 "container": self.manifest.container,
             },
-            "identity": {
-                "family": self.family,
-                "variant": self.variant,
-                "base": self.base,
-                "facts": [fact.to_dict() for fact in self.facts],
-            },
+            "identity": self.identity.to_dict(),
             "layout": {
                 "name": choice.name,
                 "wrapper": outer.name if outer else None,
@@ -183,62 +168,16 @@ def inspect(
 
 
 def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evidence, ...] | None) -> Inspection:
-    dimensions = plan.dimensions
-    expected = resampler_tensors(plan.config) | dimensions.attention_shapes()
+    expected = plan.dimensions.tensors()
     present = plan.manifest.tensors
-    family, variant, certainty = _family(plan)
-    unet = UNETS.get(plan.shown.config.unet or "")
     return Inspection(
         plan,
-        family=family,
-        variant=variant,
-        base=unet.title if unet and plan.known else "unknown",
-        facts=tuple(_facts(plan, family, variant, certainty)),
+        identify(plan),
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
         evidence=evidence,
     )
-
-
-# What tells products apart; heads do not count, shapes cannot show them.
-_SIZES = ("dim", "depth", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")
-
-
-def _family(plan: Plan) -> tuple[str, str, Status]:
-    """Family and variant: the published adapter of exactly these sizes, else what the encoder width suggests."""
-    if not plan.known:
-        return "unknown", "unknown", "assumed"
-    if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
-        return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
-    certainty: Status = "assumed" if plan.shown.status["embedding_dim"] == "assumed" else "inferred"
-    for product in PRODUCTS.values():
-        if all(getattr(plan.shown.config, size) == getattr(product.config, size) for size in _SIZES):
-            return product.family, product.title, certainty
-    if plan.shown.config.embedding_dim == 512:
-        return "InstantID", "a Resampler on a face embedding, in sizes of its own", certainty
-    if plan.shown.config.embedding_dim in ENCODERS:
-        return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", certainty
-    return "Resampler adapter", "in sizes of its own", "assumed"
-
-
-def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator[Fact]:
-    if not plan.known:
-        return
-    status = plan.shown.status
-    config = plan.shown.config
-    yield Fact("family", family, certainty)
-    yield Fact("variant", variant, certainty)
-    if config.unet:
-        yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
-    if config.embedding_dim in ENCODERS:
-        known = status["embedding_dim"] == "confirmed"
-        yield Fact("encoder", ENCODERS[config.embedding_dim], "inferred" if known else "assumed")
-    yield Fact("encoder_width", config.embedding_dim, status["embedding_dim"])
-    yield Fact("tokens", config.num_queries, status["num_queries"])
-    for name in CONFIG_FIELDS:
-        yield Fact(name, getattr(config, name), status[name])
-    yield Fact("inner", config.inner, status["inner"])
 
 
 def _checksum_findings(checkpoint: Checkpoint, progress: Progress | None) -> Iterator[Finding]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from ckptfix.dimensions import Dimensions, read_dimensions
+from ckptfix.families.config import Config
+from ckptfix.families.family import Family
+from ckptfix.families.known import HeadedConfig, family_of
 from ckptfix.layouts.claims import Choice, Claim, Claims, claim_canonical
+from ckptfix.layouts.layout import SizeRule
 from ckptfix.manifest import Manifest
-from ckptfix.reference import DEFAULT_DIM_HEAD, AdapterConfig, resampler_tensors
+from ckptfix.reference import DEFAULT_DIM_HEAD
 from ckptfix.tensors.ops import OPS, ShapeMismatchError
 from ckptfix.tensors.views import Shape, View, show
 
 # Layouts that stock loaders read as they are, wrapper, projection and attention scheme.
-CANONICAL = frozenset({"nested-bin", "flat-st", "resampler", "odd"})
+CANONICAL = frozenset({"nested-bin", "flat-st", "resampler", "linear", "mlp-full", "mlp-faceid", "faceid-plus", "odd"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,9 @@ class Plan:
     """The canonical adapter that a manifest makes under one choice of layouts, and all that stands in the way.
 
     `missing` maps canonical names to the shape they should have, `unexpected` holds names as the file has them,
-    `clashes` maps a canonical name to the file's names that all want to become it. `rivals` are other choices that
-    explain the file as well but would write something else. `asked` names layouts that were asked for and do not fit,
+    `clashes` maps a canonical name to the file's names that all want to become it, `broken_sizes` holds what the layout
+    says of the sizes and the file does not keep. `rivals` are other choices that explain the file as well but would
+    write something else. `asked` names layouts that were asked for and do not fit,
     `reference` the published adapter that the sizes are compared with, `own` the file's own sizes in that case.
     `claimed` says that row order and heads are what the file's metadata, written by convert, says.
     """
@@ -67,6 +72,7 @@ class Plan:
     unexpected: tuple[str, ...]
     ill_shaped: tuple[IllShaped, ...]
     clashes: Mapping[str, tuple[str, ...]]
+    broken_sizes: tuple[SizeRule, ...] = ()
     evidence: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     known: bool = True
@@ -76,13 +82,17 @@ class Plan:
     own: Dimensions | None = None
 
     @property
-    def config(self) -> AdapterConfig:
+    def config(self) -> Config:
         return self.dimensions.config
 
     @property
     def shown(self) -> Dimensions:
         """The sizes that the file itself shows, whatever it is compared with."""
         return self.own or self.dimensions
+
+    @property
+    def family(self) -> Family:
+        return self.dimensions.family
 
     @property
     def outputs(self) -> dict[str, View]:
@@ -92,7 +102,8 @@ class Plan:
     @property
     def problems(self) -> int:
         """How much stands in the way; detection prefers the choice with the least."""
-        return len(self.missing) + len(self.unexpected) + len(self.ill_shaped) + 2 * len(self.clashes)
+        wrong = len(self.missing) + len(self.unexpected) + len(self.ill_shaped) + 2 * len(self.clashes)
+        return wrong + len(self.broken_sizes)
 
     @property
     def refused(self) -> bool:
@@ -117,6 +128,8 @@ class Plan:
     def projection_assumptions(self) -> tuple[str, ...]:
         """What no shape shows of the projection: the number of heads, then the order of rows."""
         config = self.config
+        if not isinstance(config, HeadedConfig):
+            return ()
         order = next((part for part in self.choice.layouts if part.declared and part.kind != "attention"), None)
         said = "the file's metadata says" if self.claimed else "--layout {} declares"
         rows = f"row order as {said.format(order.name)}" if order else "to_kv rows hold k first, head by head"
@@ -145,7 +158,7 @@ def build_plan(
     *,
     heads: int | None = None,
     dim_head: int | None = None,
-    reference: AdapterConfig | None = None,
+    reference: Config | None = None,
 ) -> Plan:
     """Compares what the claims make with a whole adapter of the same sizes (or of `reference`'s).
 
@@ -156,9 +169,9 @@ def build_plan(
     for claim in claims.claims:
         if claim.complete:
             _claim_shapes(manifest, claim, shapes, ill_shaped)
-    dimensions = _dimensions(shapes, heads, dim_head, reference)
-    expected = resampler_tensors(dimensions.config) | dimensions.attention_shapes()
-    sizes = {"heads": dimensions.config.heads, "dim_head": dimensions.config.dim_head}
+    dimensions = _dimensions(shapes, choice.family, heads, dim_head, reference)
+    expected = dimensions.tensors()
+    sizes = dimensions.head_sizes
     broken = {problem.name for problem in ill_shaped}
     fitting = [claim for claim in claims.claims if all(output in expected for output in claim.outputs)]
     made = {output: claim for claim in fitting if claim.complete for output in claim.outputs}
@@ -186,18 +199,28 @@ def build_plan(
     order = {name: position for position, name in enumerate(expected)}
     file_order = {name: position for position, name in enumerate(manifest.tensors)}
     clashes = {name: tuple(names) for name, names in claims.clashes.items()}
+    missing = {name: shape for name, shape in expected.items() if name not in made}
     return Plan(
         manifest,
         choice,
         dimensions,
         steps=tuple(sorted(steps, key=lambda step: min(order.get(name, len(order)) for name in step.outputs))),
         dropped=tuple(claims.dropped),
-        missing={name: shape for name, shape in expected.items() if name not in made},
+        missing=missing,
         unexpected=tuple(sorted(set(unexpected), key=file_order.__getitem__)),
         ill_shaped=tuple(ill_shaped),
         clashes=clashes,
-        own=read_dimensions(shapes, heads=heads, dim_head=dim_head) if reference else None,
+        broken_sizes=tuple(_broken_sizes(choice, dimensions)) if not missing else (),
+        own=read_dimensions(shapes, family=choice.family, heads=heads, dim_head=dim_head) if reference else None,
     )
+
+
+def _broken_sizes(choice: Choice, dimensions: Dimensions) -> Iterator[SizeRule]:
+    """What the layouts say of the sizes and this file's are not."""
+    sizes = dimensions.family.sizes(dimensions.config)
+    for rule in (rule for layout in choice.layouts for rule in layout.size_rules):
+        if (len({sizes[name] for name in rule.sizes}) == 1) is not rule.equal:
+            yield rule
 
 
 def _claim_shapes(manifest: Manifest, claim: Claim, shapes: dict[str, Shape], ill_shaped: list[IllShaped]) -> None:
@@ -211,12 +234,13 @@ def _claim_shapes(manifest: Manifest, claim: Claim, shapes: dict[str, Shape], il
 
 
 def _dimensions(
-    shapes: Mapping[str, Shape], heads: int | None, dim_head: int | None, reference: AdapterConfig | None
+    shapes: Mapping[str, Shape], family: Family, heads: int | None, dim_head: int | None, reference: Config | None
 ) -> Dimensions:
     if reference is None:
-        return read_dimensions(shapes, heads=heads, dim_head=dim_head)
-    named = read_dimensions({}, heads=heads, dim_head=dim_head, assumed=reference)
-    return Dimensions(named.config, dict.fromkeys(named.status, "assumed"), {})
+        return read_dimensions(shapes, family=family, heads=heads, dim_head=dim_head)
+    named = family_of(reference)
+    found = read_dimensions({}, family=named, heads=heads, dim_head=dim_head, assumed=reference)
+    return replace(found, status=dict.fromkeys(found.status, "assumed"), widths={})
 
 
 def retarget(plan: Plan, target: Choice) -> list[Step]:
@@ -226,7 +250,7 @@ def retarget(plan: Plan, target: Choice) -> list[Step]:
     """
     outputs = plan.outputs
     made_by = {name: step for step in plan.steps for name in step.outputs}
-    sizes = {"heads": plan.config.heads, "dim_head": plan.config.dim_head}
+    sizes = plan.dimensions.head_sizes
     steps = []
     for claim in claim_canonical(list(outputs), target, plan.config.unet):
         if not claim.complete:

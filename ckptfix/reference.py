@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
+
+from ckptfix.families.config import Config
+from ckptfix.families.family import Family, multiple
 
 # Canonical image-projection tensors and their shapes, in the order of the module. `{block}` counts from 0.
 # inner = heads * dim_head; hidden = int(ff_mult * dim); to_kv holds the k rows first, then the v rows.
@@ -30,16 +33,21 @@ RESAMPLER_SHAPES: Mapping[str, tuple[str, ...]] = {
     "image_proj.layers.{block}.1.3.weight": ("dim", "hidden"),
 }
 ATTENTION_NAMES = ("ip_adapter.{site}.to_k_ip.weight", "ip_adapter.{site}.to_v_ip.weight")
+# Tokens of one width that the UNet itself narrows before its attention layers see them.
+# Source: Kwai-Kolors/Kolors, the UNet's encoder_hid_proj (4096 -> 2048).
+NARROWED: Mapping[int, int] = {4096: 2048}
 DEFAULT_DIM_HEAD = 64  # every published adapter uses it; shapes cannot show it
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterConfig:
-    """Sizes of one adapter; the first seven fields are the arguments of InstantX's `Resampler`.
+class AdapterConfig(Config):
+    """Sizes of one adapter with a Resampler; the first seven fields are the arguments of InstantX's `Resampler`.
 
     `heads` and `dim_head` are never readable from shapes, only their product `inner` is.
-    `unet` names the UNet whose attention sites the adapter serves (a key of `UNETS`), or None.
     """
+
+    upstream = "Resampler"
+    usual: ClassVar[dict[str, float]] = {"ff_mult": 4}
 
     dim: int = 1280
     depth: int = 4
@@ -49,7 +57,6 @@ class AdapterConfig:
     embedding_dim: int = 512
     output_dim: int = 2048
     ff_mult: float = 4
-    unet: str | None = "sdxl"
 
     @property
     def inner(self) -> int:
@@ -57,20 +64,38 @@ class AdapterConfig:
 
     @property
     def hidden(self) -> int:
-        """Width of the feed-forward layer; the small term keeps 100/96 * 96 from being cut to 99."""
-        return math.floor(self.ff_mult * self.dim + 1e-6)
+        """Width of the feed-forward layer."""
+        return multiple(self.ff_mult, self.dim)
 
-    def constructor(self) -> str:
-        """The call that builds a fitting Resampler with InstantX's class."""
-        names = ["dim", "depth", "dim_head", "heads", "num_queries", "embedding_dim", "output_dim"]
-        if self.ff_mult != 4:
-            names.append("ff_mult")
-        return f"Resampler({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
+    @property
+    def token_width(self) -> int:
+        return self.output_dim
 
-    def to_dict(self) -> dict[str, int | float]:
-        return {name: getattr(self, name) for name in CONFIG_FIELDS}
+    @property
+    def tokens(self) -> int:
+        return self.num_queries
+
+    def input_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+        return ((batch, tokens, self.embedding_dim),)
 
 
+# The order matters: a size is told with those before it already known.
+RESAMPLER = Family(
+    name="resampler",
+    title="Resampler",
+    shapes=RESAMPLER_SHAPES,
+    fields={
+        "dim": "dim",
+        "output_dim": "output_dim",
+        "depth": "depth",
+        "heads": "heads",
+        "dim_head": "dim_head",
+        "ff_mult": "hidden/dim",
+        "embedding_dim": "embedding_dim",
+        "num_queries": "num_queries",
+    },
+    default=AdapterConfig(),
+)
 CONFIG_FIELDS = ("dim", "depth", "dim_head", "heads", "num_queries", "embedding_dim", "output_dim", "ff_mult")
 
 
@@ -149,83 +174,9 @@ UNETS: Mapping[str, UNet] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A published adapter, known by its sizes alone; `encoder` is what feeds `embedding_dim`."""
-
-    name: str
-    title: str
-    family: str
-    encoder: str
-    config: AdapterConfig
-    seen: str
-
-
-PRODUCTS: Mapping[str, Product] = {
-    product.name: product
-    for product in (
-        Product(
-            "instantid",
-            "InstantID (the same shapes as IP-Adapter FaceID portrait SDXL unnorm)",
-            "InstantID",
-            "face embedding (insightface antelopev2)",
-            AdapterConfig(),
-            "instantX-research/InstantID: pipeline_stable_diffusion_xl_instantid.py",
-        ),
-        Product(
-            "instantid-sd15",
-            "InstantID for Stable Diffusion 1.5",
-            "InstantID",
-            "face embedding (insightface antelopev2)",
-            AdapterConfig(output_dim=768, unet="sd15"),
-            "TheDenk/InstantID-SD1.5: train.py",
-        ),
-        Product(
-            "plus-sd15",
-            "IP-Adapter Plus for Stable Diffusion 1.5",
-            "IP-Adapter Plus",
-            "CLIP ViT-H/14 tokens",
-            AdapterConfig(dim=768, heads=12, embedding_dim=1280, output_dim=768, unet="sd15"),
-            "tencent-ailab/IP-Adapter: ip_adapter/ip_adapter.py, IPAdapterPlus",
-        ),
-        Product(
-            "plus-sdxl",
-            "IP-Adapter Plus for SDXL (ViT-H)",
-            "IP-Adapter Plus",
-            "CLIP ViT-H/14 tokens",
-            AdapterConfig(embedding_dim=1280),
-            "tencent-ailab/IP-Adapter: ip_adapter/ip_adapter.py, IPAdapterPlusXL",
-        ),
-        Product(
-            "kolors",
-            "Kolors IP-Adapter-Plus",
-            "IP-Adapter Plus",
-            "CLIP ViT-L/14-336 tokens",
-            AdapterConfig(dim=2048, heads=12, embedding_dim=1024),
-            "Kwai-Kolors/Kolors: kolors/pipelines",
-        ),
-    )
-}
-
-
-def shape_of(symbols: tuple[str, ...], config: AdapterConfig) -> tuple[int, ...]:
-    """Sizes for one row of `RESAMPLER_SHAPES`: a number, a name, or number*name."""
-    sizes = []
-    for symbol in symbols:
-        factor, _, name = symbol.rpartition("*")
-        size = int(name) if name.isdigit() else getattr(config, name)
-        sizes.append(size * int(factor or 1))
-    return tuple(sizes)
-
-
 def resampler_tensors(config: AdapterConfig) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every image-projection tensor, 7 + 11 * depth of them, in module order."""
-    return {
-        template.replace("{block}", str(block)): shape_of(symbols, config)
-        for block in range(config.depth)
-        for template, symbols in RESAMPLER_SHAPES.items()
-        if "{block}" in template or block == 0
-    }
+    return RESAMPLER.tensors(config)
 
 
 def attention_tensors(unet: UNet, output_dim: int) -> dict[str, tuple[int, ...]]:

@@ -86,11 +86,15 @@ class Resampler(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.proj_in(tokens)  # (B, S, D)
-        latents = self.latents.expand(tokens.shape[0], -1, -1)  # (B, Q, D)
+        latents = self.first_latents(tokens)  # (B, Q, D)
         for attention, feed in cast(Iterable[tuple[nn.Module, nn.Module]], self.layers):
             latents = attention(tokens, latents) + latents
             latents = feed(latents) + latents
         return cast(Tensor, self.norm_out(self.proj_out(latents)))  # (B, Q, O)
+
+    def first_latents(self, tokens: Tensor) -> Tensor:
+        """(B, Q, D), what the latents are before they have seen a token (B, S, D)."""
+        return self.latents.expand(tokens.shape[0], -1, -1)
 
 
 def load_resampler(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Resampler:

@@ -15,6 +15,7 @@ from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import UsageError
 from ckptfix.evidence.attention_layers import file_evidence
 from ckptfix.evidence.verdict import Evidence
+from ckptfix.families.known import HeadedConfig
 from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
@@ -116,8 +117,10 @@ def _plan(
     if recording is None or not plan.known:
         return plan, []
     disputes = size_disputes(plan.config, recording) + head_disputes(recording, heads, dim_head)
-    recorded = recording.config
-    if recorded.inner == plan.config.inner and not head_disputes(recording, heads, dim_head):
+    recorded, config = recording.config, plan.config
+    if not isinstance(recorded, HeadedConfig) or not isinstance(config, HeadedConfig):
+        return plan, disputes
+    if recorded.inner == config.inner and not head_disputes(recording, heads, dim_head):
         plan = plan_for(manifest, layout=layout, mapping=mapping, heads=recorded.heads, dim_head=recorded.dim_head)
     return plan, disputes
 

@@ -9,7 +9,7 @@ import pytest
 import ckptfix
 from ckptfix.errors import ExitCode, UsageError
 from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts
-from ckptfix.reference import ATTENTION_NAMES, RESAMPLER_SHAPES
+from ckptfix.reference import ATTENTION_NAMES
 
 MAPPINGS = Path(ckptfix.__file__).parent / "mappings"
 LAYOUTS = {layout.name: layout for layout in known_layouts()}
@@ -27,11 +27,11 @@ def test_no_name_means_two_layouts() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_a_layout_writes_is_an_adapter(name: str) -> None:
-    """A projection's right side is the whole Resampler, no more and no less; an attention scheme's both pairs."""
+    """A projection's right side is all of its family, no more and no less; an attention scheme's both pairs."""
     layout = LAYOUTS[name]
     written = sorted(template.text for rule in layout.rules if not rule.read_only for template in rule.canonical)
     if layout.kind == "projection":
-        assert spread(written) == sorted(RESAMPLER_SHAPES)
+        assert spread(written) == sorted(layout.family.shapes)
     elif layout.kind == "attention":
         assert written == sorted(ATTENTION_NAMES)
     else:

@@ -255,7 +255,10 @@ def test_a_row_order_that_convert_wrote_is_known_again(
     assert content(written) != right
     result = convert(written, back)
     assert content(back) == right
-    assert (result.plan.choice.name, result.plan.config.heads) == (f"flat-st+{projection}+odd", heads or 5)
+    assert (result.plan.choice.name, result.plan.dimensions.resampler.heads) == (
+        f"flat-st+{projection}+odd",
+        heads or 5,
+    )
 
 
 def test_the_mode_is_what_the_umask_asks_for(source: Path, out: Path) -> None:
@@ -494,7 +497,7 @@ def test_two_files_are_one_adapter(tmp_path: Path, out: Path) -> None:
         result = convert(order, out, force=True, heads=10, dim_head=4, proof=True)
         assert result.exit_code == ExitCode.OK
         assert content(out) == of(whole.canonical())
-        assert (result.plan.config.heads, result.plan.config.dim_head) == (10, 4)
+        assert tuple(result.plan.dimensions.head_sizes.values()) == (10, 4)
         proof = json.loads(Path(str(result.proof)).read_text())
         assert [source["name"] for source in proof["sources"]] == [path.name for path in order]
 

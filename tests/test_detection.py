@@ -288,12 +288,12 @@ def test_heads_in_our_own_metadata_are_used() -> None:
     told = {"ckptfix_version": "1", "layout": "resampler-interleaved-kv", "heads": "10", "dim_head": "4"}
     memory.manifest = replace(memory.manifest, metadata=told)
     plan = plan_for(memory.manifest)
-    assert (plan.config.heads, plan.config.dim_head) == (10, 4)
+    assert (plan.dimensions.resampler.heads, plan.dimensions.resampler.dim_head) == (10, 4)
     assert content(memory, plan) == BYTES[1]
-    assert plan_for(memory.manifest, heads=5).config.heads == 5
+    assert plan_for(memory.manifest, heads=5).dimensions.resampler.heads == 5
     for heads in ("11", "", "x", "-10", "9" * 30):
         memory.manifest = replace(memory.manifest, metadata={**told, "heads": heads})
-        assert plan_for(memory.manifest).config.heads == 5
+        assert plan_for(memory.manifest).dimensions.resampler.heads == 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from ckptfix.dimensions import read_dimensions
 from ckptfix.errors import RefusedError
-from ckptfix.reference import PRODUCTS, AdapterConfig, expected_tensors
+from ckptfix.families.known import adapter_tensors, family_of
+from ckptfix.products import PRODUCTS
+from ckptfix.reference import AdapterConfig
 from ckptfix.tensors.views import Shape
 from tests.fixtures.adapters import TINY, adapter, site_widths, tiny
 
@@ -26,13 +28,12 @@ def same_sizes(found: AdapterConfig, right: AdapterConfig) -> None:
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products(product: str) -> None:
     config = PRODUCTS[product].config
-    found = read_dimensions(expected_tensors(config))
+    found = read_dimensions(adapter_tensors(config), family=family_of(config))
     assert found.config == config
-    assert {name: status for name, status in found.status.items() if status != "confirmed"} == {
-        "heads": "assumed",
-        "dim_head": "assumed",
-    }
-    assert found.attention_shapes().items() <= expected_tensors(config).items()
+    assert {name for name, status in found.status.items() if status != "confirmed"} == {"heads", "dim_head"} & (
+        config.to_dict().keys()
+    )
+    assert found.tensors() == adapter_tensors(config)
 
 
 CONFIGS = {
@@ -51,20 +52,20 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_any_sizes(name: str) -> None:
-    same_sizes(read_dimensions(shapes_of(CONFIGS[name])).config, CONFIGS[name])
+    same_sizes(read_dimensions(shapes_of(CONFIGS[name])).resampler, CONFIGS[name])
 
 
 def test_a_file_that_breaks_off_after_sixteen_sites_of_sdxl_is_no_adapter_for_sd15() -> None:
     shapes = shapes_of(replace(TINY, output_dim=2048, unet="sdxl"))
     cut = {name: shape for name, shape in shapes.items() if "ip_adapter" not in name or int(name.split(".")[1]) < 32}
-    assert read_dimensions(cut).config.unet == "sdxl"
+    assert read_dimensions(cut).resampler.unet == "sdxl"
 
 
 @pytest.mark.parametrize(("unet", "output_dim"), [("sdxl", 768), ("sdxl", 1024)])
 def test_the_sites_outweigh_the_width_of_the_text_side(unet: str, output_dim: int) -> None:
     """A UNet built like SDXL on another text encoder is still built like SDXL."""
     found = read_dimensions(shapes_of(replace(TINY, unet=unet, output_dim=output_dim)))
-    assert (found.config.unet, found.status["unet"]) == (unet, "inferred")
+    assert (found.resampler.unet, found.status["unet"]) == (unet, "inferred")
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def test_the_sites_outweigh_the_width_of_the_text_side(unet: str, output_dim: in
 def test_without_pairs_the_width_of_the_text_side_decides(output_dim: int, unet: str, status: str) -> None:
     config = replace(TINY, output_dim=output_dim, unet=None)
     found = read_dimensions(shapes_of(config))
-    assert (found.config.unet, found.status["unet"]) == (unet, status)
+    assert (found.resampler.unet, found.status["unet"]) == (unet, status)
 
 
 def test_a_few_missing_pairs_do_not_change_the_unet() -> None:
     shapes = shapes_of(replace(TINY, output_dim=2048, unet="sdxl"))
     few = {name: shape for name, shape in shapes.items() if not name.startswith("ip_adapter.1")}
-    assert read_dimensions(few).config.unet == "sdxl"
+    assert read_dimensions(few).resampler.unet == "sdxl"
 
 
 def test_widths_of_each_level() -> None:
@@ -91,12 +92,16 @@ def test_widths_of_each_level() -> None:
 
 def test_what_no_tensor_shows_is_assumed() -> None:
     found = read_dimensions({})
-    assert found.config == AdapterConfig()
+    assert found.resampler == AdapterConfig()
     assert set(found.status.values()) == {"assumed"}
     found = read_dimensions({"image_proj.latents": (1, 3, 24)})
-    assert (found.config.dim, found.config.num_queries) == (24, 3)
+    assert (found.resampler.dim, found.resampler.num_queries) == (24, 3)
     assert (found.status["dim"], found.status["num_queries"]) == ("confirmed", "confirmed")
-    assert (found.config.ff_mult, found.status["ff_mult"], found.status["embedding_dim"]) == (4, "assumed", "assumed")
+    assert (found.resampler.ff_mult, found.status["ff_mult"], found.status["embedding_dim"]) == (
+        4,
+        "assumed",
+        "assumed",
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_what_no_tensor_shows_is_assumed() -> None:
 )
 def test_heads(inner: int, heads: int | None, dim_head: int | None, right: tuple[int, int]) -> None:
     shapes = shapes_of(replace(TINY, heads=inner, dim_head=1))
-    config = read_dimensions(shapes, heads=heads, dim_head=dim_head).config
+    config = read_dimensions(shapes, heads=heads, dim_head=dim_head).resampler
     assert (config.heads, config.dim_head) == right
 
 
@@ -128,7 +133,7 @@ def test_heads_that_cannot_be(heads: int | None, dim_head: int | None) -> None:
 @pytest.mark.parametrize(("heads", "dim_head"), [(4, 10), (7, None), (None, 96)])
 def test_declared_heads_decide_an_inner_width_that_nothing_shows(heads: int | None, dim_head: int | None) -> None:
     pairs = {name: shape for name, shape in shapes_of().items() if name.startswith("ip_adapter")}
-    config = read_dimensions(pairs, heads=heads, dim_head=dim_head).config
+    config = read_dimensions(pairs, heads=heads, dim_head=dim_head).resampler
     assert heads in (None, config.heads)
     assert dim_head in (None, config.dim_head)
 
@@ -144,7 +149,7 @@ def test_one_bad_shape_changes_no_size(depth: int) -> None:
     alone = {"image_proj.latents": "num_queries", "image_proj.proj_in.weight": "embedding_dim"}
     for name, shape in shapes.items():
         for other in ((shape[0] + 1, *shape[1:]), (*shape, 1), (shape[0] * 2, *shape[1:])):
-            found = read_dimensions({**shapes, name: other}).config
+            found = read_dimensions({**shapes, name: other}).resampler
             for size in SIZES:
                 if size != alone.get(name):
                     assert getattr(found, size) == getattr(config, size), (name, other, size)
@@ -154,7 +159,7 @@ def test_the_pairs_do_not_outvote_the_projection() -> None:
     """32 K/V tensors of another text width: they are what is wrong, however many they are."""
     shapes = shapes_of()
     other = {name: (shape[0], 30) if "ip_adapter" in name else shape for name, shape in shapes.items()}
-    assert read_dimensions(other).config.output_dim == 28
+    assert read_dimensions(other).resampler.output_dim == 28
 
 
 def test_one_bad_pair_changes_no_width() -> None:
@@ -171,10 +176,10 @@ def test_one_bad_pair_changes_no_width() -> None:
 def test_a_stray_layer_does_not_make_the_adapter_deeper(depth: int) -> None:
     shapes = shapes_of(replace(TINY, depth=depth))
     stray = {**shapes, "image_proj.layers.40.0.to_q.weight": (40, 24)}
-    assert read_dimensions(stray).config.depth == depth
+    assert read_dimensions(stray).resampler.depth == depth
     missing = {name: shape for name, shape in shapes.items() if name != f"image_proj.layers.{depth - 1}.0.to_q.weight"}
-    assert read_dimensions(missing).config.depth == depth
+    assert read_dimensions(missing).resampler.depth == depth
 
 
 def test_tiny_is_what_it_says() -> None:
-    same_sizes(read_dimensions({name: array.shape for name, array in tiny(2).canonical().items()}).config, TINY)
+    same_sizes(read_dimensions({name: array.shape for name, array in tiny(2).canonical().items()}).resampler, TINY)

@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from ckptfix.errors import ExitCode, UsageError
+from ckptfix.families.config import Config
+from ckptfix.families.known import adapter_tensors
 from ckptfix.inspection import Inspection, inspect
-from ckptfix.reference import PRODUCTS, AdapterConfig, expected_tensors
+from ckptfix.products import PRODUCTS
+from ckptfix.reference import AdapterConfig
 from tests.fixtures.adapters import TINY, Adapter, adapter, save, tiny
 from tests.test_conversion import HOSTILE, flip
 
@@ -34,11 +37,11 @@ CONTRACT = [
 ]
 
 
-def sparse(path: Path, config: AdapterConfig, *, half: str = "") -> Path:
+def sparse(path: Path, config: Config, *, half: str = "") -> Path:
     """A whole adapter of true size in a file that takes no room: a header, and a hole where the data would be."""
     header: dict[str, Any] = {}
     end = 0
-    for name, shape in expected_tensors(config).items():
+    for name, shape in adapter_tensors(config).items():
         if name.startswith(half):
             start, end = end, end + 4 * int(np.prod(shape))
             header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
@@ -90,9 +93,9 @@ def test_instantid_in_true_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products_by_their_sizes_alone(tmp_path: Path, product: str) -> None:
     found = inspect(sparse(tmp_path / "kolors-plusv2-unnorm.safetensors", PRODUCTS[product].config))
-    assert (found.family, found.variant) == (PRODUCTS[product].family, PRODUCTS[product].title)
+    assert (found.family, found.variant) == (PRODUCTS[product].family, PRODUCTS[product].described)
     assert (found.exit_code, found.plan.config) == (ExitCode.OK, PRODUCTS[product].config)
-    assert facts(found)["heads"] == (PRODUCTS[product].config.heads, "assumed")
+    assert facts(found).get("heads", (None, "assumed")) == (PRODUCTS[product].config.to_dict().get("heads"), "assumed")
 
 
 @pytest.mark.parametrize("half", ["image_proj", "ip_adapter"])
@@ -134,7 +137,7 @@ def test_other_sizes_are_no_fault(tmp_path: Path) -> None:
     for config in (TINY, replace(TINY, depth=7, ff_mult=13 / 24, num_queries=300)):
         found = inspect(save(tmp_path / "a.bin", adapter(config).layout()))
         assert (found.exit_code, found.findings, found.repairable) == (ExitCode.OK, (), True)
-        assert found.plan.config.depth == config.depth
+        assert found.plan.dimensions.resampler.depth == config.depth
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,7 @@ def test_a_reference_of_the_user_s_choice(tmp_path: Path) -> None:
 def test_declared_heads(tmp_path: Path) -> None:
     path = save(tmp_path / "a.bin", tiny(1).layout())
     found = inspect(path, heads=10)
-    assert (found.plan.config.heads, found.plan.config.dim_head) == (10, 4)
+    assert (found.plan.dimensions.resampler.heads, found.plan.dimensions.resampler.dim_head) == (10, 4)
     assert facts(found)["heads"] == (10, "assumed")
 
 

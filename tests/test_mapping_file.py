@@ -49,7 +49,8 @@ BAD: dict[str, tuple[int | None, str]] = {
     "unknown-op": (6, f"unknown op 'transpose'; known: {KNOWN_OPS}"),
     "unknown-table": (
         5,
-        "unknown key 'renames' in the file; known: alias, drop, layout, numbering, rename, signature, strip, tensor",
+        "unknown key 'renames' in the file; "
+        "known: alias, drop, layout, numbering, rename, signature, sizes, strip, tensor",
     ),
     "why-left-out": (5, "[[drop]] needs `why`: it is printed to whoever loses the tensor"),
 }

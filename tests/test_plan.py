@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.errors import CkptfixError
+from ckptfix.families.known import adapter_tensors, family_of
 from ckptfix.layouts.claims import Choice
 from ckptfix.plan import Plan, retarget
-from ckptfix.reference import PRODUCTS, expected_tensors
+from ckptfix.products import PRODUCTS
 from tests.fixtures.adapters import (
     DETECTED,
     TINY,
@@ -141,10 +142,10 @@ def test_the_message_of_a_wrong_shape() -> None:
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products_are_whole(product: str) -> None:
-    rows = [((name,), "F16", shape) for name, shape in expected_tensors(PRODUCTS[product].config).items()]
+    rows = [((name,), "F16", shape) for name, shape in adapter_tensors(PRODUCTS[product].config).items()]
     plan = plan_for(manifest_from(rows, "safetensors"))
     assert (plan.choice.name, plan.problems, plan.config) == (
-        "flat-st+resampler+odd",
+        f"flat-st+{family_of(PRODUCTS[product].config).name}+odd",
         0,
         PRODUCTS[product].config,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ckptfix.reference import PRODUCTS, AdapterConfig, resampler_tensors
+from ckptfix.products import PRODUCTS
+from ckptfix.reference import AdapterConfig, resampler_tensors
 from ckptfix.resampler import Resampler, load_resampler
 from tests.golden import GOLDEN, golden
 
 CONFIGS = [
-    *(product.config for product in PRODUCTS.values()),
+    *(product.config for product in PRODUCTS.values() if isinstance(product.config, AdapterConfig)),
     AdapterConfig(dim=96, depth=1, dim_head=32, heads=5, num_queries=8, embedding_dim=64, output_dim=48, ff_mult=2),
     AdapterConfig(dim=64, depth=12, dim_head=4, heads=16, num_queries=1, embedding_dim=7, output_dim=3, ff_mult=1.5),
 ]

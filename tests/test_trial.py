@@ -23,7 +23,7 @@ def tensors() -> Tensors:
 
 def part(weights: Tensors, tokens: int = 5) -> Participation:
     with exact_arithmetic(CPU):
-        return participation(RUN.config, weights, noise((2, tokens, 32), 0), CPU, 0)
+        return participation(RUN.config, weights, (noise((2, tokens, 32), 0),), CPU, 0)
 
 
 def test_noise_is_pinned() -> None:
@@ -36,7 +36,7 @@ def test_noise_is_pinned() -> None:
 
 def test_forward_gives_the_golden_output() -> None:
     with exact_arithmetic(CPU):
-        run = forward(RUN.config, tensors(), RUN.input, CPU, "float32")
+        run = forward(RUN.config, tensors(), (RUN.input,), CPU, "float32")
     assert run.output.dtype == np.float64
     assert run.seconds > 0
     assert abs(run.output - RUN.output_fp32).max() < 1e-5 * abs(RUN.output_fp32).max()

@@ -66,7 +66,7 @@ def test_golden_adapters_pass_against_their_records(tmp_path: Path, name: str) -
     assert set(numbers) == {"float32", "float64"}
     assert numbers["float32"]["relative_error"] < 1e-5
     assert numbers["float64"]["relative_error"] < 1e-6
-    assert (result.config.heads, result.config.dim_head) == (golden(name).config.heads, golden(name).config.dim_head)
+    assert result.config.to_dict() == golden(name).config.to_dict()
     assert result.exit_code is ExitCode.OK
     assert result.verdict == (
         "PASS, assuming what no check of a file alone can show: K/V pairs stand in the UNet's order "
@@ -130,7 +130,7 @@ def test_a_wrong_head_count_fails_against(whole: Path) -> None:
     assert check(result, "against").message.startswith(
         "the record was made with heads 5, --heads says 10. The run differs from the recorded run: float32: max error "
     )
-    assert result.config.heads == 10
+    assert result.config.to_dict()["heads"] == 10
 
 
 def test_heads_that_agree_with_the_record(whole: Path) -> None:

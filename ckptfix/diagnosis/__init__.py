@@ -8,7 +8,7 @@ from dataclasses import replace
 from ckptfix.diagnosis.mixtures import clashes, mixed
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
 from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, without_pairs
-from ckptfix.diagnosis.sizes import cut_off, ill_shaped, not_floating
+from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
@@ -39,6 +39,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         *_part_of_several(plan),
         *_unexpected(plan),
         *ill_shaped(plan),
+        *broken_sizes(plan),
         *not_floating(plan),
         *cut_off(plan),
         *_claimed(plan),

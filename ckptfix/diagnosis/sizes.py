@@ -11,16 +11,14 @@ from ckptfix.findings import Finding
 from ckptfix.folding import fold_names, folded
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import IllShaped, Plan
-from ckptfix.reference import PRODUCTS, resampler_tensors
+from ckptfix.products import PRODUCTS
 from ckptfix.tensors.views import show
 from ckptfix.text import plural
 
 
 def ill_shaped(plan: Plan) -> Iterator[Finding]:
     """One finding for tensors that only a named reference finds ill-shaped, one for each other pattern of names."""
-    own = {}
-    if plan.own is not None:
-        own = resampler_tensors(plan.own.config) | plan.own.attention_shapes()
+    own = plan.own.tensors() if plan.own is not None else {}
     sound = [problem for problem in plan.ill_shaped if problem.name in own and show(own[problem.name]) == problem.found]
     if sound and plan.own is not None:
         yield _other_sizes(plan, plan.own, sound)
@@ -53,11 +51,11 @@ def ill_shaped(plan: Plan) -> Iterator[Finding]:
 
 def _other_sizes(plan: Plan, own: Dimensions, problems: list[IllShaped]) -> Finding:
     """What a reference that was asked for and the file disagree on, size by size."""
-    sizes = ("dim", "depth", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")
+    asked = plan.config.visible()
     differing = [
-        (size, getattr(own.config, size), getattr(plan.config, size))
-        for size in sizes
-        if getattr(own.config, size) != getattr(plan.config, size) and own.status[size] != "assumed"
+        (size, found, asked[size])
+        for size, found in own.config.visible().items()
+        if size in asked and found != asked[size] and own.status[size] != "assumed"
     ]
     told = ", ".join(f"{size} {found} where it has {expected}" for size, found, expected in differing)
     return Finding(
@@ -71,8 +69,23 @@ def _other_sizes(plan: Plan, own: Dimensions, problems: list[IllShaped]) -> Find
     )
 
 
+def broken_sizes(plan: Plan) -> Iterator[Finding]:
+    """What the layout says of the sizes and the file does not keep."""
+    sizes = plan.family.sizes(plan.config)
+    for rule in plan.broken_sizes:
+        found = ", ".join(f"{name} {sizes[name]}" for name in rule.sizes)
+        yield Finding(
+            "sizes",
+            "error",
+            f"the layout {plan.choice.name} does not fit these sizes: {rule.why} (here {found})",
+            hint="the file is of another kind, or was put together from two: get it from where it was made",
+            expected=f"{' = ' if rule.equal else ' not '}".join(rule.sizes),
+            found=found,
+        )
+
+
 def not_floating(plan: Plan) -> Iterator[Finding]:
-    """Whole numbers are no weights of a Resampler: they were quantised, or are another model's."""
+    """Whole numbers are no weights of a projection: they were quantised, or are another model's."""
     names = tuple(name for name, view in plan.outputs.items() if view.dtype.name not in FLOATING)
     if names:
         found = ", ".join(sorted({plan.outputs[name].dtype.name for name in names}))
@@ -89,22 +102,24 @@ def not_floating(plan: Plan) -> Iterator[Finding]:
 
 def cut_off(plan: Plan) -> Iterator[Finding]:
     """A published adapter in every size that shapes show, but with fewer blocks: the last ones may have been lost."""
-    status = plan.dimensions.status
-    others = ("dim", "inner", "num_queries", "embedding_dim", "output_dim", "ff_mult", "unet")
+    sizes, status = plan.config.visible(), plan.dimensions.status
+    found = sizes.pop("depth", None)
+    if not isinstance(found, int) or any(status[size] != "confirmed" for size in (*sizes, "depth")):
+        return
     for product in PRODUCTS.values():
-        config = product.config
-        same = all(getattr(plan.config, size) == getattr(config, size) for size in others)
-        shown = all(status[size] == "confirmed" for size in ("dim", "depth", "inner", "num_queries", "embedding_dim"))
-        if same and shown and plan.config.depth < config.depth:
-            lost = fold_names(f"image_proj.layers.{block}" for block in range(plan.config.depth, config.depth))
+        usual = product.config.visible()
+        depth = usual.pop("depth", None)
+        if isinstance(depth, int) and usual == sizes and found < depth:
+            under = next(name for name in plan.family.shapes if "{block}" in name).partition("{block}")[0]
+            lost = fold_names(f"{under}{block}" for block in range(found, depth))
             yield Finding(
                 "depth",
                 "warning",
-                f"every size is that of {product.title}, but the file has {plural(plan.config.depth, 'block')} and "
-                f"that has {config.depth}: {lost[0]} may have been cut off",
+                f"every size is that of {product.described}, but the file has {plural(found, 'block')} and "
+                f"that has {depth}: {lost[0]} may have been cut off",
                 hint="if the adapter was trained with fewer blocks, nothing is wrong; if not, get the whole file: "
                 "the lost blocks cannot be made up",
-                expected=f"depth {config.depth}",
-                found=f"depth {plan.config.depth}",
+                expected=f"depth {depth}",
+                found=f"depth {found}",
             )
             return

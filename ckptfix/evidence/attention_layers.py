@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ckptfix.errors import DamagedError
 from ckptfix.evidence.asking import Attention, Progress, head_evidence
 from ckptfix.evidence.verdict import Evidence
+from ckptfix.families.family import product_of
+from ckptfix.families.known import HeadedConfig
 from ckptfix.plan import Plan
 from ckptfix.tensors.decoding import as_float64
 from ckptfix.tensors.view_bytes import ByteReader, view_chunks
@@ -35,6 +37,8 @@ def file_evidence(checkpoint: ByteReader, plan: Plan, progress: Progress | None 
     if not any(".to_kv." in output for step in plan.steps for output in step.outputs):
         return ()
     config = plan.config
+    if not isinstance(config, HeadedConfig):
+        return ()
     projection = plan.choice.projection
     order, partition = _DECLARED.get(projection.name if projection else "", ("k-first", "head-major"))
     order = order.format(dim_head=config.dim_head)
@@ -47,14 +51,15 @@ def file_evidence(checkpoint: ByteReader, plan: Plan, progress: Progress | None 
 
 def _views(plan: Plan) -> list[tuple[View, View, View]]:
     """Of each block, none if any is not whole; as stored, where a declared layout would reorder the rows."""
-    config, outputs = plan.config, plan.outputs
+    sizes, outputs = plan.family.sizes(plan.config), plan.outputs
     if plan.choice.projection is not None and plan.choice.projection.name in _DECLARED:
         stored = {step.outputs[0]: step.inputs[0] for step in plan.steps if step.views}
         outputs = {name: View.of(plan.manifest.tensors[source]) for name, source in stored.items()}
-    shapes = ((config.inner, config.dim), (2 * config.inner, config.dim), (config.dim, config.inner))
+    templates = [next(t for t in plan.family.shapes if t.endswith(f".0.{name}.weight")) for name in _NAMES]
+    shapes = tuple(tuple(product_of(s, sizes) for s in plan.family.shapes[template]) for template in templates)
     blocks = []
-    for block in range(config.depth):
-        views = [outputs.get(f"image_proj.layers.{block}.0.{name}.weight") for name in _NAMES]
+    for block in range(sizes["depth"]):
+        views = [outputs.get(template.replace("{block}", str(block))) for template in templates]
         q, kv, out = views
         if q is None or kv is None or out is None:
             return []

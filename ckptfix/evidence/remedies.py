@@ -31,7 +31,7 @@ def remedy(plan: Plan, answer: Evidence) -> str:
     if answer.layout is not None:
         options += ["--layout", answer.layout]
     if answer.dim_head is not None:
-        options += ["--heads", str(plan.config.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
+        options += ["--heads", str(plan.dimensions.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
     if answer.layout is not None:
         return convert_command(plan, *options)
     return " ".join(["ckptfix verify", shlex.quote(plan.manifest.source), *options]) if options else ""

@@ -16,7 +16,6 @@ from ckptfix.formats import open_checkpoint
 from ckptfix.generation.fit import check_takes_faces
 from ckptfix.generation.gathering import Gathering
 from ckptfix.generation.wishes import Wishes
-from ckptfix.reference import expected_tensors
 from ckptfix.text import printable
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class AdapterInput:
 
     @property
     def parameters(self) -> int:
-        shapes = expected_tensors(self.dimensions.config) | self.dimensions.attention_shapes()
+        shapes = self.dimensions.tensors()
         return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -107,7 +106,5 @@ def verify_adapter(
             source=printable(str(adapter.path)),
         )
     run = result.examination
-    gathering.found(
-        "verify", f"{list(run.input_shape)} -> {list(run.output_shape)} on {device} in {dtype}, all checks pass"
-    )
+    gathering.found("verify", f"{run.given} -> {list(run.output_shape)} on {device} in {dtype}, all checks pass")
     return result

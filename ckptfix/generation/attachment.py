@@ -23,7 +23,6 @@ from ckptfix.folding import folded
 from ckptfix.generation.fit import check_fit
 from ckptfix.generation.libraries import quiet_libraries
 from ckptfix.loading import load
-from ckptfix.reference import resampler_tensors
 from ckptfix.resampler import load_resampler
 
 Adapter: TypeAlias = str | os.PathLike[str] | Mapping[str, Mapping[str, Tensor]]
@@ -56,13 +55,13 @@ def attach(
     place = {"device": parameter.device, "dtype": parameter.dtype}
     with quiet_libraries():
         pipe.load_ip_adapter(
-            {"image_proj": stand_in(dimensions.config.output_dim), "ip_adapter": dict(tensors["ip_adapter"])},
+            {"image_proj": stand_in(dimensions.resampler.output_dim), "ip_adapter": dict(tensors["ip_adapter"])},
             subfolder="",
             weight_name="",
             image_encoder_folder=None,
         )
     resampler = load_resampler(
-        dimensions.config, {name: tensor.to(**place) for name, tensor in tensors["image_proj"].items()}
+        dimensions.resampler, {name: tensor.to(**place) for name, tensor in tensors["image_proj"].items()}
     )
     pipe.unet.encoder_hid_proj.image_projection_layers[0] = resampler
     attached = Attachment(pipe, dimensions, resampler, identity_net)
@@ -112,7 +111,7 @@ class Attachment:
     @torch.no_grad()
     def tokens(self, embedding: Any, *, guidance: bool) -> Tensor:
         """Face tokens (2, Q, O), the unconditional half (of a zero embedding) first; (1, Q, O) without guidance."""
-        rows = face_rows(embedding, self.dimensions.config.embedding_dim, guidance=guidance)
+        rows = face_rows(embedding, self.dimensions.resampler.embedding_dim, guidance=guidance)
         weights = next(self.resampler.parameters())
         if weights.device.type != "meta":  # there, offloading hooks move what comes in
             rows = rows.to(weights.device)
@@ -180,7 +179,7 @@ def _checked(tensors: Mapping[str, Mapping[str, Tensor]], heads: int | None, dim
     named = {f"{group}.{name}": tensor for group, part in tensors.items() for name, tensor in part.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     dimensions = read_dimensions(shapes, heads=heads, dim_head=dim_head)
-    expected = resampler_tensors(dimensions.config) | dimensions.attention_shapes()
+    expected = dimensions.tensors()
     missing = [name for name in expected if name not in shapes]
     unexpected = [name for name in shapes if name not in expected]
     ill_shaped = [

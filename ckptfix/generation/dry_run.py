@@ -60,7 +60,7 @@ def dry_run(wishes: Wishes, adapter: AdapterInput, face: FaceInput, recipe: Reci
 
     `unet` is the config of the base's UNet, or `SDXL_UNET`. The adapter fits it: `fit.check_fit`.
     """
-    config = adapter.dimensions.config
+    config = adapter.dimensions.resampler
     tensors = load(
         adapter.path,
         layout=wishes.layout,

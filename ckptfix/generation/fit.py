@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ckptfix.dimensions import Dimensions
 from ckptfix.errors import RefusedError
 from ckptfix.generation.models import Base, ControlNet, Denoiser
-from ckptfix.reference import ATTENTION_NAMES, PRODUCTS, UNETS
+from ckptfix.products import PRODUCTS
+from ckptfix.reference import ATTENTION_NAMES, UNETS, AdapterConfig
 from ckptfix.tensors.views import Shape
 from ckptfix.text import printable
 
@@ -34,7 +35,7 @@ def check_fit(dimensions: Dimensions, wanted: Mapping[str, Shape]) -> None:
     made_for = UNETS[config.unet].title if config.unet else "no UNet known here"
     raise RefusedError(
         f"the adapter does not fit this base: it has {_pairs(found)} ({made_for}), the base asks for {_pairs(wanted)}",
-        hint=_base_hint(context, config.output_dim),
+        hint=_base_hint(context, config.token_width),
         code="other-base",
     )
 
@@ -54,11 +55,15 @@ def check_same_kind(base: Base, controlnet: ControlNet) -> None:
 
 
 def check_takes_faces(dimensions: Dimensions) -> None:
-    """RefusedError for an adapter that is fed something else than a face embedding."""
-    config = dimensions.config
+    """RefusedError for an adapter that is no Resampler, or is fed something else than a face embedding."""
+    config = dimensions.resampler
     if config.embedding_dim == FACE_NUMBERS:
         return
-    encoders = {product.config.embedding_dim: product.encoder for product in PRODUCTS.values()}
+    encoders = {
+        product.config.embedding_dim: product.encoder
+        for product in PRODUCTS.values()
+        if isinstance(product.config, AdapterConfig)
+    }
     encoder = encoders.get(config.embedding_dim, "an image encoder not known here")
     raise RefusedError(
         f"the adapter takes tokens of {config.embedding_dim} numbers ({encoder}), not face embeddings of "

@@ -56,7 +56,7 @@ def build(wishes: Wishes, ready: Preflight, progress: Progress) -> Attachment:
             heads=wishes.heads,
             dim_head=wishes.dim_head,
         )
-        config = ready.adapter.dimensions.config
+        config = ready.adapter.dimensions.resampler
         return attach(pipe, tensors, scale=recipe.ip_scale, heads=config.heads, dim_head=config.dim_head)
 
 

@@ -6,20 +6,34 @@ from functools import cache
 from importlib import resources
 
 from ckptfix.errors import UsageError
+from ckptfix.families.family import Family
 from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.layouts.mapping_file import load_layout
+
+_FOLDER = resources.files("ckptfix") / "mappings"
 
 
 @cache
 def known_layouts() -> tuple[Layout, ...]:
     """Every shipped layout, by name."""
-    folder = resources.files("ckptfix") / "mappings"
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda entry: entry.name)
-    return tuple(load_layout(entry.read_text(encoding="utf-8"), entry.name) for entry in files)
+    names = sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
+    return tuple(layout for name in names if (layout := shipped_layout(name)) is not None)
+
+
+@cache
+def shipped_layout(name: str) -> Layout | None:
+    """One of them, or None; a mapping is named as its file."""
+    entry = _FOLDER / f"{name}.toml"
+    return load_layout(entry.read_text(encoding="utf-8"), entry.name, shipped_layout) if entry.is_file() else None
 
 
 # The two layouts that have a name of their own.
 NAMED = {"canonical": "flat-st+resampler+odd", "instantid": "nested-bin+resampler+odd"}
+
+
+def canonical_parts(family: Family) -> dict[Kind, Layout]:
+    """The layouts of the canonical file of a family: its names as they are published, flat, in safetensors."""
+    return layout_parts(NAMED["canonical"]) | layout_parts(family.name)
 
 
 def layout_parts(name: str) -> dict[Kind, Layout]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ckptfix.families.family import Family
 from ckptfix.layouts.layout import Layout, Numbering, Rule
 from ckptfix.layouts.template import MOST_DOTS, Holes, TemplateIndex
 from ckptfix.manifest import Manifest
-from ckptfix.reference import UNETS
+from ckptfix.reference import RESAMPLER, UNETS
 
 GROUPS = ("image_proj.", "ip_adapter.")
 
@@ -28,6 +29,12 @@ class Choice:
     def layouts(self) -> tuple[Layout, ...]:
         parts = (*self.shells, self.wrapper, self.projection, self.attention, self.custom)
         return tuple(layout for layout in parts if layout is not None)
+
+    @property
+    def family(self) -> Family:
+        """The kind of image projection, as the layout that names it says."""
+        layout = self.projection or self.custom
+        return layout.family if layout is not None else RESAMPLER
 
     @property
     def name(self) -> str:

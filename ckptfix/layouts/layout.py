@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ckptfix.families.family import Family
 from ckptfix.layouts.template import Template, TemplateIndex
+from ckptfix.reference import RESAMPLER
 from ckptfix.tensors.ops import OPS, Params
 
 Kind = Literal["wrapper", "projection", "attention", "custom"]
@@ -44,12 +46,22 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What must and must not stand in a file of this layout, by name, nesting and container."""
+    """What must and must not stand in a file of this layout, by name, nesting and container; of `any` one is enough."""
 
     require: tuple[Template, ...] = ()
+    any: tuple[Template, ...] = ()
     forbid: tuple[Template, ...] = ()
     nesting: str | None = None
     container: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """Two sizes of the family (or more) that are one in every file of this layout, or never are, and why."""
+
+    sizes: tuple[str, ...]
+    equal: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class Numbering:
 class Layout:
     """One mapping; equal to itself only.
 
+    `family` is the kind of image projection that its canonical names are of.
     `declared` layouts look like another one in every name and are used only when asked for.
     `strip_anywhere` and `strip_leading` are name components that this wrapper adds and that carry no meaning.
     """
@@ -75,10 +88,12 @@ class Layout:
     kind: Kind
     seen: tuple[str, ...]
     origin: str
+    family: Family = RESAMPLER
     aliases: tuple[str, ...] = ()
     declared: bool = False
     signature: Signature = Signature()
     numbering: Numbering = Numbering()
+    size_rules: tuple[SizeRule, ...] = ()
     rules: tuple[Rule, ...] = ()
     drops: tuple[Drop, ...] = ()
     strip_anywhere: frozenset[str] = frozenset()

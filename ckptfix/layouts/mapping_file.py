@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ckptfix.errors import MappingError
-from ckptfix.layouts.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature
+from ckptfix.families.family import Family
+from ckptfix.families.known import FAMILIES
+from ckptfix.layouts.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature, SizeRule
 from ckptfix.layouts.template import HOLE, HOLE_NAMES, Template, overlap
 from ckptfix.tensors.ops import OPS
 
-TOP_KEYS = {"layout", "signature", "numbering", "rename", "alias", "tensor", "drop", "strip"}
+TOP_KEYS = {"layout", "signature", "numbering", "sizes", "rename", "alias", "tensor", "drop", "strip"}
+HEAD_KEYS = {"name", "title", "kind", "family", "base", "seen", "aliases", "declared"}
 
 
 class _Reader:
@@ -106,11 +109,18 @@ class _Reader:
         return Template(text, site_is_path)
 
 
-def load_layout(text: str, origin: str) -> Layout:
-    """The layout that a mapping's TOML text describes; MappingError names the line of whatever breaks a rule."""
+Bases = Callable[[str], Layout | None]
+
+
+def load_layout(text: str, origin: str, bases: Bases = lambda name: None) -> Layout:
+    """The layout that a mapping's TOML text describes; MappingError names the line of whatever breaks a rule.
+
+    `bases` gives the shipped layout of a name. A mapping with `base` has that layout's rules too, but for those that
+    read or write a name that it has a rule for itself.
+    """
     reader = _Reader(text, origin)
     reader.known(reader.data, TOP_KEYS, "the file")
-    head = reader.table("layout", {"name", "title", "kind", "seen", "aliases", "declared"})
+    head = reader.table("layout", HEAD_KEYS)
     for key in ("name", "title"):
         if not isinstance(head.get(key), str) or not head[key]:
             raise reader.fail(f"[layout] needs a {key}", key)
@@ -122,9 +132,14 @@ def load_layout(text: str, origin: str) -> Layout:
     declared = head.get("declared", False)
     if not isinstance(declared, bool):
         raise reader.fail("declared must be true or false", "declared")
-    numbering = _numbering(reader)
+    base = _base(reader, head, bases)
+    family = FAMILIES[reader.choice(head, "family", tuple(FAMILIES), base.family.name if base else "resampler")]
+    numbering = base.numbering if base and "numbering" not in reader.data else _numbering(reader)
     rules = tuple(_rules(reader, kind, numbering))
     drops = tuple(_drops(reader))
+    if base is not None:
+        rules = (*_inherited(base, rules), *rules)
+        drops = (*base.drops, *drops)
     _check_overlaps(reader, rules, drops)
     strip = reader.table("strip", {"anywhere", "leading"})
     layout = Layout(
@@ -133,10 +148,12 @@ def load_layout(text: str, origin: str) -> Layout:
         kind=kind,
         seen=seen,
         origin=origin,
+        family=family,
         aliases=aliases,
         declared=declared,
         signature=_signature(reader, numbering),
         numbering=numbering,
+        size_rules=tuple(_size_rules(reader, family)),
         rules=rules,
         drops=drops,
         strip_anywhere=frozenset(reader.strings(strip, "anywhere", "[strip]")),
@@ -153,6 +170,44 @@ def load_layout(text: str, origin: str) -> Layout:
     return layout
 
 
+def _base(reader: _Reader, head: Mapping[str, Any], bases: Bases) -> Layout | None:
+    name = head.get("base")
+    if name is None:
+        return None
+    base = bases(name) if isinstance(name, str) else None
+    if base is None:
+        raise reader.fail(f"base = {name!r} is no layout that ckptfix ships", "base")
+    return base
+
+
+def _inherited(base: Layout, own: tuple[Rule, ...]) -> Iterator[Rule]:
+    """The base's rules, but for those on a name that the mapping has a rule of its own for."""
+    read = {template.text for rule in own for template in rule.foreign}
+    written = {template.text for rule in own if not rule.read_only for template in rule.canonical}
+    for rule in base.rules:
+        if not read & {template.text for template in rule.foreign} and (
+            rule.read_only or not written & {template.text for template in rule.canonical}
+        ):
+            yield rule
+
+
+def _size_rules(reader: _Reader, family: Family) -> Iterator[SizeRule]:
+    for entry in reader.tables("sizes", {"equal", "differ", "why"}):
+        known = (*family.symbols, *family.sizes(family.default))
+        kind = "equal" if "equal" in entry else "differ"
+        names = reader.strings(entry, kind, "[[sizes]]")
+        unknown = [name for name in names if name not in known]
+        if len(names) < 2 or unknown or len({"equal", "differ"} & entry.keys()) != 1:
+            problem = (
+                f"unknown size {unknown[0]!r}" if unknown else "[[sizes]] needs `equal` or `differ`, two or more sizes"
+            )
+            raise reader.fail(f"{problem}; known: {', '.join(dict.fromkeys(known))}", kind)
+        why = entry.get("why")
+        if not isinstance(why, str) or not why:
+            raise reader.fail("[[sizes]] needs `why`: it is printed to whoever is refused", "[[sizes]]")
+        yield SizeRule(names, kind == "equal", why)
+
+
 def _numbering(reader: _Reader) -> Numbering:
     table = reader.table("numbering", {"label", "order", "digits", "first_block"})
     for key in ("digits", "first_block"):
@@ -167,16 +222,17 @@ def _numbering(reader: _Reader) -> Numbering:
 
 
 def _signature(reader: _Reader, numbering: Numbering) -> Signature:
-    table = reader.table("signature", {"require", "forbid", "nesting", "container"})
+    table = reader.table("signature", {"require", "any", "forbid", "nesting", "container"})
     is_path = numbering.label == "path"
-    require, forbid = (
+    require, either, forbid = (
         tuple(
             reader.template(text, rest=True, site_is_path=is_path) for text in reader.strings(table, key, "[signature]")
         )
-        for key in ("require", "forbid")
+        for key in ("require", "any", "forbid")
     )
     return Signature(
         require,
+        either,
         forbid,
         nesting=reader.choice(table, "nesting", ("nested", "flat"), None),
         container=reader.choice(table, "container", ("torch", "safetensors"), None),

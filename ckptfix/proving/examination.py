@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckptfix.devices import Device
+from ckptfix.families.config import Config
 from ckptfix.folding import folded
 from ckptfix.loading import to_torch
 from ckptfix.proving.checks import (
@@ -24,8 +25,7 @@ from ckptfix.proving.checks import (
 from ckptfix.proving.plan_checks import PROJECTION
 from ckptfix.proving.recomputation import recompute
 from ckptfix.proving.records import Recording
-from ckptfix.proving.trial import Participation, Tensors, Tokens, forward, noise, participation
-from ckptfix.reference import AdapterConfig
+from ckptfix.proving.trial import Inputs, Participation, Tensors, forward, noise, participation
 from ckptfix.tensors.decoding import Array
 from ckptfix.tensors.stored_tensor import StoredTensor
 from ckptfix.text import plural
@@ -35,7 +35,7 @@ NUMERIC = ("shape", "finite", "not-constant", "recomputation", "participation")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How to run it. The input is (batch, tokens, embedding_dim) of normal noise."""
+    """How to run it: on `batch` samples of normal noise, with `tokens` tokens of CLIP or of a face each."""
 
     device: Device
     dtype: str = "float32"
@@ -49,11 +49,16 @@ class Examination:
     """`recording` is the trial itself, fit to be kept, when it passed; `statistics` are of the output, at `seconds`."""
 
     checks: tuple[Check, ...]
-    input_shape: tuple[int, ...] = ()
+    input_shapes: tuple[tuple[int, ...], ...] = ()
     output_shape: tuple[int, ...] = ()
     seconds: float | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
     recording: Recording | None = None
+
+    @property
+    def given(self) -> str:
+        """The shapes that went in, as messages write them."""
+        return " and ".join(str(list(shape)) for shape in self.input_shapes)
 
 
 def skipped(names: tuple[str, ...], why: str) -> tuple[Check, ...]:
@@ -62,7 +67,7 @@ def skipped(names: tuple[str, ...], why: str) -> tuple[Check, ...]:
 
 def examine(
     projection: Mapping[str, StoredTensor],
-    config: AdapterConfig,
+    config: Config,
     trial: Trial,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Examination:
@@ -76,34 +81,35 @@ def examine(
         rest = tuple(name for name in NUMERIC if name != "finite")
         return Examination((weights, *skipped(rest, "the weights are not finite")))
     tensors = torch_tensors(projection)
-    tokens = noise((trial.batch, trial.tokens, config.embedding_dim), trial.seed)
+    shapes = config.input_shapes(trial.batch, trial.tokens)
+    inputs = tuple(noise(shape, trial.seed + 2 * number) for number, shape in enumerate(shapes))
     progress(f"{trial.dtype} run")
-    run = forward(config, tensors, tokens, trial.device, trial.dtype)
+    run = forward(config, tensors, inputs, trial.device, trial.dtype)
     progress("recomputation")
-    recomputed = recomputation(projection, config, tokens)
+    recomputed = recomputation(projection, config, inputs)
     progress("participation")
-    gradients = participation(config, tensors, tokens, trial.device, trial.seed)
+    gradients = participation(config, tensors, inputs, trial.device, trial.seed)
     finite = check_output_finite(run.output, trial.dtype, weights)
     sound = finite.status == "pass"
     checks = (
-        _check_shape(tokens.shape, run.output.shape, config),
+        _check_shape(shapes, run.output.shape, config.output_shape(trial.batch, shapes[-1][1])),
         finite,
         check_not_constant(run.output) if sound else Check("not-constant", "skipped", "the output is not finite"),
-        _explained(check_recomputation(run.output, recomputed, trial.dtype), config, tensors, tokens, recomputed),
+        _explained(check_recomputation(run.output, recomputed, trial.dtype), config, tensors, inputs, recomputed),
         _check_participation(gradients, len(projection)),
     )
     recording = None
     if all(check.status == "pass" for check in checks):
-        float32 = run if trial.dtype == "float32" else forward(config, tensors, tokens, trial.device, "float32")
-        recording = Recording("", config, tokens, float32.output, recomputed)
-    return Examination(checks, tokens.shape, run.output.shape, run.seconds, _statistics(run.output), recording)
+        float32 = run if trial.dtype == "float32" else forward(config, tensors, inputs, trial.device, "float32")
+        recording = Recording("", config, inputs, float32.output, recomputed)
+    return Examination(checks, shapes, run.output.shape, run.seconds, _statistics(run.output), recording)
 
 
-def _explained(check: Check, config: AdapterConfig, tensors: Tensors, tokens: Tokens, recomputed: Array) -> Check:
+def _explained(check: Check, config: Config, tensors: Tensors, inputs: Inputs, recomputed: Array) -> Check:
     """A run over its bound may compute something else, or compute the same with weights that amplify rounding."""
     if check.status == "pass":
         return check
-    error = compare(forward(config, tensors, tokens, Device("cpu"), "float64").output, recomputed)["relative_error"]
+    error = compare(forward(config, tensors, inputs, Device("cpu"), "float64").output, recomputed)["relative_error"]
     if error < FLOAT64_BOUND:
         more = f"; run in float64 it agrees ({error:.1e}): these weights amplify the rounding of the shorter dtype"
     else:
@@ -115,13 +121,11 @@ def torch_tensors(projection: Mapping[str, StoredTensor]) -> Tensors:
     return {name.removeprefix(PROJECTION): to_torch(stored) for name, stored in projection.items()}
 
 
-def recomputation(projection: Mapping[str, StoredTensor], config: AdapterConfig, tokens: np.ndarray[Any, Any]) -> Array:
-    return recompute(lambda name: projection[PROJECTION + name].float64(), config, tokens)
+def recomputation(projection: Mapping[str, StoredTensor], config: Config, inputs: Inputs) -> Array:
+    return recompute(lambda name: projection[PROJECTION + name].float64(), config, *inputs)
 
 
-def check_against(
-    projection: Mapping[str, StoredTensor], config: AdapterConfig, trial: Trial, recording: Recording
-) -> Check:
+def check_against(projection: Mapping[str, StoredTensor], config: Config, trial: Trial, recording: Recording) -> Check:
     """The recorded input once more, in float32 and in float64, and in the trial's dtype if that is another one."""
     exact = recording.output_fp64 if recording.output_fp64 is not None else recording.output_fp32
     tensors = torch_tensors(projection)
@@ -129,10 +133,10 @@ def check_against(
     for dtype in dict.fromkeys(("float32", trial.dtype)):
         reference = recording.output_fp32 if dtype == "float32" and recording.output_fp32 is not None else exact
         if reference is not None:
-            output = forward(config, tensors, recording.input, trial.device, dtype).output
+            output = forward(config, tensors, recording.inputs, trial.device, dtype).output
             results[dtype] = compare(output, reference) | {"bound": BOUNDS[dtype]}
     if recording.output_fp64 is not None:
-        output = recomputation(projection, config, recording.input)
+        output = recomputation(projection, config, recording.inputs)
         results["float64"] = compare(output, recording.output_fp64) | {"bound": FLOAT64_BOUND}
     close = all(result["relative_error"] < result["bound"] for result in results.values())  # NaN is not close
     shown = "; ".join(
@@ -144,10 +148,12 @@ def check_against(
     return Check("against", "pass" if close else "fail", f"{verb} the recorded run: {shown}", results)
 
 
-def _check_shape(given: tuple[int, ...], made: tuple[int, ...], config: AdapterConfig) -> Check:
-    right = made == (given[0], config.num_queries, config.output_dim)
-    numbers = {"input": list(given), "output": list(made)}
-    return Check("shape", "pass" if right else "fail", f"{list(given)} -> {list(made)}", numbers)
+def _check_shape(given: tuple[tuple[int, ...], ...], made: tuple[int, ...], wanted: tuple[int, ...]) -> Check:
+    numbers: dict[str, Any] = {"input": list(given[0]), "output": list(made)}
+    if len(given) > 1:
+        numbers["inputs"] = [list(shape) for shape in given]
+    message = f"{' and '.join(str(list(shape)) for shape in given)} -> {list(made)}"
+    return Check("shape", "pass" if made == wanted else "fail", message, numbers)
 
 
 def _check_participation(found: Participation, tensors: int) -> Check:

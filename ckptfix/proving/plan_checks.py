@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from ckptfix.diagnosis import plan_findings
 from ckptfix.evidence.verdict import Evidence
+from ckptfix.families.config import Config
+from ckptfix.families.known import HeadedConfig, family_of
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import Plan
 from ckptfix.proving.checks import Check, check_kv_pairs
 from ckptfix.proving.records import Recording
-from ckptfix.reference import AdapterConfig
 from ckptfix.text import plural
 
 PROJECTION, PAIRS = "image_proj.", "ip_adapter."
@@ -39,7 +40,7 @@ def check_layout(plan: Plan, *, resampler_only: bool = False) -> Check:
 
 
 def check_strict_load(plan: Plan) -> Check:
-    """Does the image projection hold exactly the tensors of the reference Resampler, in floats of the right shape?"""
+    """Does the image projection hold exactly the tensors of the reference module, in floats of the right shape?"""
     if not plan.known:
         return Check("strict-load", "skipped", "no layout explains the names")
     missing = [name for name in plan.missing if name.startswith(PROJECTION)]
@@ -87,31 +88,37 @@ def check_pairs(plan: Plan, tensors: Sequence[OutputTensor], *, resampler_only: 
     )
 
 
-def size_disputes(config: AdapterConfig, recording: Recording) -> list[str]:
-    """In which sizes that shapes do show the recorded run was of another Resampler."""
+def size_disputes(config: Config, recording: Recording) -> list[str]:
+    """In which sizes that shapes do show the recorded run was of another projection."""
     recorded = recording.config
+    if type(recorded) is not type(config):
+        return [f"a {family_of(recorded).title}, the file holds a {family_of(config).title}"]
+    family = family_of(config)
+    of_record, of_file = family.sizes(recorded), family.sizes(config)
     return [
-        f"{name} {getattr(recorded, name)}, the file {getattr(config, name)}"
-        for name in ("dim", "depth", "inner", "hidden", "num_queries", "embedding_dim", "output_dim")
-        if getattr(recorded, name) != getattr(config, name)
+        f"{name} {of_record[name]}, the file {of_file[name]}"
+        for name in of_record
+        if name not in ("heads", "dim_head") and of_record[name] != of_file[name]
     ]
 
 
 def head_disputes(recording: Recording, heads: int | None, dim_head: int | None) -> list[str]:
     """Whether declared head counts contradict the recorded ones."""
-    recorded = recording.config
+    recorded = recording.config.to_dict()
     return [
-        f"{name} {getattr(recorded, name)}, --{name.replace('_', '-')} says {declared}"
+        f"{name} {recorded[name]}, --{name.replace('_', '-')} says {declared}"
         for name, declared in (("heads", heads), ("dim_head", dim_head))
-        if declared is not None and declared != getattr(recorded, name)
+        if declared is not None and declared != recorded.get(name, declared)
     ]
 
 
-def check_head_layout(config: AdapterConfig, against: Check | None, evidence: Sequence[Evidence] = ()) -> Check:
+def check_head_layout(config: Config, against: Check | None, evidence: Sequence[Evidence] = ()) -> Check:
     """Head count and row order: names, shapes and every other check are the same for all of them.
 
     Weights that are consistent with them prove nothing; weights that contradict them fail.
     """
+    if not isinstance(config, HeadedConfig):
+        return Check("head-layout", "skipped", "this projection has no attention, so no heads and no order of rows")
     if against is not None and against.status == "pass":
         message = f"heads={config.heads}, dim_head={config.dim_head} and the row order give the recorded output"
         return Check("head-layout", "pass", message)

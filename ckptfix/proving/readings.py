@@ -7,6 +7,7 @@ from functools import partial
 
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
+from ckptfix.families.known import HeadedConfig
 from ckptfix.formats.output import OutputTensor
 from ckptfix.layouts.catalogue import known_layouts
 from ckptfix.plan import Plan
@@ -29,9 +30,9 @@ def agreeing_layout(
     orders = ["resampler", *(layout.name for layout in known_layouts() if layout.declared)]
     current = plan.choice.projection.name if plan.choice.projection else ""
     reference = recording.output_fp64 if recording.output_fp64 is not None else recording.output_fp32
-    if current not in orders or reference is None:
-        return None
     config = recording.config
+    if current not in orders or reference is None or not isinstance(config, HeadedConfig):
+        return None
     for order in orders:
         if order == current:
             continue
@@ -39,7 +40,9 @@ def agreeing_layout(
         other = plan_for(plan.manifest, layout=order, heads=config.heads, dim_head=config.dim_head)
         if check_strict_load(other).status != "pass":
             continue
-        output = recompute(partial(_weight, planned_tensors(checkpoint, other)), config, recording.input[:1])
+        output = recompute(
+            partial(_weight, planned_tensors(checkpoint, other)), config, *(given[:1] for given in recording.inputs)
+        )
         if compare(output, reference[:1])["relative_error"] < BOUNDS["float32"]:
             return order
     return None

@@ -11,14 +11,15 @@ from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.errors import ExitCode
 from ckptfix.evidence.remedies import remedy
 from ckptfix.evidence.verdict import Evidence
+from ckptfix.families.config import Config
+from ckptfix.families.known import FaceIdPlusConfig
 from ckptfix.plan import Plan
 from ckptfix.proving.checks import Check, json_numbers
 from ckptfix.proving.examination import Examination, Trial
-from ckptfix.reference import AdapterConfig
 
 # What a check proves once it passes, in the words of a summary.
 _PROVES: Final = {
-    "strict-load": "the image projection is complete and has the shapes of the reference Resampler",
+    "strict-load": "the image projection is complete and has the shapes of the reference module",
     "finite": "all its weights and outputs are finite",
     "not-constant": "its output varies with the input and the query",
     "recomputation": "its arithmetic agrees with an independent float64 recomputation",
@@ -40,7 +41,7 @@ class Verification:
     container: str
     size: int
     layout: str
-    config: AdapterConfig
+    config: Config
     requested_device: str
     trial: Trial
     checks: tuple[Check, ...]
@@ -96,7 +97,8 @@ class Verification:
             "device_note": self.trial.device.note,
             "dtype": self.trial.dtype,
             "seed": self.trial.seed,
-            "input_shape": list(run.input_shape),
+            "input_shape": list(run.input_shapes[0]) if run.input_shapes else [],
+            "input_shapes": [list(shape) for shape in run.input_shapes],
             "output_shape": list(run.output_shape),
             "seconds": run.seconds,
             "statistics": json_numbers(run.statistics),
@@ -142,6 +144,8 @@ def _assumed(plan: Plan, checks: Sequence[Check], evidence: Sequence[Evidence]) 
         for question, assumption in zip(("head-partition", "kv-order"), plan.projection_assumptions, strict=True):
             more = ": assumed, and the weights are consistent with it" if question in agreed else ""
             assumed.append(assumption + more)
+    if isinstance(plan.config, FaceIdPlusConfig):
+        assumed.append("run as FaceID Plus; no tensor shows whether it is PlusV2, which is run with shortcut=True")
     if status["kv-pairs"] != "skipped":
         assumed += [*plan.pair_assumptions, "to_k_ip and to_v_ip are not exchanged"]
     return tuple(assumed)

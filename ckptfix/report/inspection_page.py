@@ -9,7 +9,8 @@ from ckptfix.diagnosis.changes import invented_lines, rename_lines
 from ckptfix.errors import ExitCode
 from ckptfix.findings import UNSAFE_CODES
 from ckptfix.folding import fold_names
-from ckptfix.inspection import Fact, Inspection
+from ckptfix.identity import Fact
+from ckptfix.inspection import Inspection
 from ckptfix.report.findings import add_findings
 from ckptfix.report.numbers import size
 from ckptfix.report.page import Page
@@ -20,7 +21,6 @@ CONTAINERS = {
     "torch-legacy": "torch file of before 1.6 (legacy)",
     "safetensors": "safetensors",
 }
-_SIZES = ("dim", "depth", "dim_head", "heads", "num_queries", "embedding_dim", "output_dim", "ff_mult")
 
 
 def inspection_page(result: Inspection, width: int, *, verbose: bool = False) -> Page:
@@ -99,7 +99,7 @@ def _add_identity(page: Page, result: Inspection) -> None:
             _add_fact(page, facts[name])
     page.heading("Sizes")
     for status in ("confirmed", "inferred", "assumed"):
-        sizes = [facts[name] for name in _SIZES if name in facts and facts[name].status == status]
+        sizes = [facts[name] for name in result.plan.config.to_dict() if facts[name].status == status]
         if sizes:
             page.labelled(status, ", ".join(f"{fact.name} {_number(fact.value)}" for fact in sizes))
     if {"heads", "dim_head"} & {name for name, fact in facts.items() if fact.status == "assumed"}:
@@ -141,7 +141,7 @@ def _add_list(page: Page, title: str, names: Iterable[str], most: int) -> None:
 
 def _add_constructor(page: Page, result: Inspection) -> None:
     page.heading("Constructor to use")
-    page.text(result.constructor, indent=2, hang=len("Resampler("))
+    page.text(result.constructor, indent=2, hang=result.constructor.index("(") + 1)
     assumed = [
         f"{fact.name}={_number(fact.value)}"
         for fact in result.facts

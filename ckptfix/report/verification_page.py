@@ -50,7 +50,9 @@ def _add_run(page: Page, result: Verification) -> None:
     page.labelled("layout", result.layout)
     page.labelled("class", result.config.constructor())
     if run.output_shape:
-        page.labelled("shapes", f"{list(run.input_shape)} -> {list(run.output_shape)}")
+        page.labelled(
+            "shapes", f"{' and '.join(str(list(shape)) for shape in run.input_shapes)} -> {list(run.output_shape)}"
+        )
     page.labelled("device", f"{trial.device.name}, {trial.dtype}, seed {trial.seed}")
     if trial.device.note:
         page.labelled("", trial.device.note, style="dim")

@@ -19,7 +19,7 @@ def verification_report(result: Verification) -> Document:
     rows = [
         ("layout", result.layout, ""),
         ("device", f"{trial.device.name}, {trial.dtype}, seed {trial.seed}", ""),
-        ("shapes", f"{list(run.input_shape)} → {list(run.output_shape)}" if run.output_shape else "not run", ""),
+        ("shapes", f"{run.given} → {list(run.output_shape)}" if run.output_shape else "not run", ""),
         ("time", f"{seconds(run.seconds)} for the forward pass" if run.seconds is not None else "not run", ""),
     ]
     rows += [

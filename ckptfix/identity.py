@@ -1,0 +1,138 @@
+"""Which published adapter a file is, from its tensors alone: the name of the file is never looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ckptfix.dimensions import Status
+from ckptfix.families.known import HeadedConfig
+from ckptfix.plan import Plan
+from ckptfix.products import PRODUCTS, Product
+from ckptfix.reference import RESAMPLER, UNETS
+
+# What feeds a projection of this width. Source: the model cards of the encoders and tencent-ailab/IP-Adapter.
+ENCODERS = {
+    512: "face embedding (insightface antelopev2)",
+    768: "CLIP ViT-L/14",
+    1024: "CLIP ViT-L/14-336 tokens",
+    1152: "SigLIP",
+    1280: "CLIP ViT-H/14 tokens",
+    1664: "CLIP ViT-bigG/14 tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something known about the adapter, and how well: shown by tensors, implied by them, or assumed."""
+
+    name: str
+    value: str | int | float
+    status: Status
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "status": self.status}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Family, variant and base in a few words, and every fact with how well it is known."""
+
+    family: str
+    variant: str
+    base: str
+    facts: tuple[Fact, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "variant": self.variant,
+            "base": self.base,
+            "facts": [fact.to_dict() for fact in self.facts],
+        }
+
+
+def identify(plan: Plan) -> Identity:
+    family, variant, certainty = _family(plan)
+    unet = UNETS.get(plan.shown.config.unet or "")
+    return Identity(
+        family,
+        variant,
+        base=unet.title if unet and plan.known else "unknown",
+        facts=tuple(_facts(plan, family, variant, certainty)),
+    )
+
+
+def _family(plan: Plan) -> tuple[str, str, Status]:
+    """Family and variant: the published adapter of exactly these sizes, else what the encoder width suggests."""
+    if not plan.known:
+        return "unknown", "unknown", "assumed"
+    if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
+        return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
+    certainty: Status = "assumed" if "assumed" in _encoder_widths(plan).values() else "inferred"
+    product = _product(plan)
+    if product is not None:
+        return product.family, product.described, certainty
+    if plan.shown.family is not RESAMPLER:
+        return _FAMILY_NAMES[plan.shown.family.name], f"{plan.shown.family.title}, in sizes of its own", certainty
+    width = plan.shown.config.to_dict()["embedding_dim"]
+    if width == 512:
+        return "InstantID", "a Resampler on a face embedding, in sizes of its own", certainty
+    if width in ENCODERS:
+        return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", certainty
+    return "Resampler adapter", "in sizes of its own", "assumed"
+
+
+# The field that counts the tokens.
+_TOKENS = {"linear": "clip_extra_context_tokens", "mlp-faceid": "num_tokens", "faceid-plus": "num_tokens"}
+# What people call the adapters that hold such a projection.
+_FAMILY_NAMES = {
+    "resampler-posemb": "IP-Adapter Plus",
+    "linear": "IP-Adapter",
+    "mlp-full": "IP-Adapter Full",
+    "mlp-faceid": "IP-Adapter FaceID",
+    "faceid-plus": "IP-Adapter FaceID Plus",
+}
+
+
+def _product(plan: Plan) -> Product | None:
+    """The published adapter of these sizes; heads do not count, shapes cannot show them."""
+    config = plan.shown.config
+    for product in PRODUCTS.values():
+        if type(product.config) is type(config) and product.config.visible() == config.visible():
+            return product
+    return None
+
+
+def _encoder_widths(plan: Plan) -> dict[str, Status]:
+    """The fields of the config that say how wide the encoder's output is, and how well each is known."""
+    fields = (name for name, symbol in plan.shown.family.fields.items() if symbol in ("embedding_dim", "id_dim"))
+    return {name: plan.shown.status[name] for name in fields}
+
+
+def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator[Fact]:
+    if not plan.known:
+        return
+    status, config = plan.shown.status, plan.shown.config
+    sizes = config.to_dict()
+    yield Fact("family", family, certainty)
+    yield Fact("variant", variant, certainty)
+    if config.unet:
+        yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
+    widths = _encoder_widths(plan)
+    product = _product(plan)
+    encoders = [ENCODERS[int(sizes[name])] for name in widths if sizes[name] in ENCODERS]
+    if product is not None or encoders:
+        known = "assumed" not in widths.values()
+        yield Fact(
+            "encoder", product.encoder if product else " and ".join(encoders), "inferred" if known else "assumed"
+        )
+    for name, well in widths.items():
+        yield Fact("encoder_width" if name != "id_embeddings_dim" else "face_width", sizes[name], well)
+    if config.tokens:
+        yield Fact("tokens", config.tokens, status[_TOKENS.get(plan.shown.family.name, "num_queries")])
+    for name, size in sizes.items():
+        yield Fact(name, size, status[name])
+    if isinstance(config, HeadedConfig):
+        yield Fact("inner", config.inner, status["inner"])
