@@ -97,7 +97,7 @@ def test_alone_it_says_what_it_cannot_know(whole: Path) -> None:
         "finite and not constant"
     )
     assert result.proved == (
-        "the image projection is complete and has the shapes of the reference Resampler",
+        "the image projection is complete and has the shapes of the reference module",
         "all its weights and outputs are finite",
         "its output varies with the input and the query",
         "its arithmetic agrees with an independent float64 recomputation",
@@ -147,8 +147,8 @@ def test_a_record_of_other_sizes(whole: Path) -> None:
     assert result.exit_code is ExitCode.PROBLEM
     assert check(result, "against").message == (
         "the record was made with dim 64, the file 96; with depth 1, the file 2; with inner 64, the file 160; with "
-        "hidden 256, the file 192; with num_queries 4, the file 8; with embedding_dim 32, the file 64; with "
-        "output_dim 64, the file 48"
+        "num_queries 4, the file 8; with embedding_dim 32, the file 64; with output_dim 64, the file 48; with "
+        "ff_mult 4, the file 2"
     )
 
 

@@ -93,12 +93,11 @@ def size_disputes(config: Config, recording: Recording) -> list[str]:
     recorded = recording.config
     if type(recorded) is not type(config):
         return [f"a {family_of(recorded).title}, the file holds a {family_of(config).title}"]
-    family = family_of(config)
-    of_record, of_file = family.sizes(recorded), family.sizes(config)
+    of_file = config.visible()
     return [
-        f"{name} {of_record[name]}, the file {of_file[name]}"
-        for name in of_record
-        if name not in ("heads", "dim_head") and of_record[name] != of_file[name]
+        f"{name} {size}, the file {of_file[name]}"
+        for name, size in recorded.visible().items()
+        if name != "unet" and size != of_file[name]
     ]
 
 
