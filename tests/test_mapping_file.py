@@ -26,7 +26,7 @@ BAD: dict[str, tuple[int | None, str]] = {
     "no-rule": (1, "the mapping has no rule: write [rename], [[tensor]] or [[drop]]"),
     "not-canonical": (6, "'latents' is no canonical name: those begin with image_proj. or ip_adapter."),
     "numbering-digits": (6, "digits must be a whole number"),
-    "numbering-label": (6, "label = 'even' is not one of odd, rank, path"),
+    "numbering-label": (6, "label = 'letter' is not one of odd, even, rank, path"),
     "op-arity": (7, "op 'concat' takes two or more foreign names and one canonical name"),
     "op-left-out": (5, f"[[tensor]] needs an op; known: {KNOWN_OPS}"),
     "op-parameter": (8, "op 'split' needs `sizes` of 2 positive whole numbers, one per tensor"),
