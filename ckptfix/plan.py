@@ -60,6 +60,7 @@ class Plan:
     says of the sizes and the file does not keep. `rivals` are other choices that explain the file as well but would
     write something else. `asked` names layouts that were asked for and do not fit,
     `reference` the published adapter that the sizes are compared with, `own` the file's own sizes in that case.
+    `adapters` are the numbers of adapters in one file of which none was asked for, or another than these.
     `claimed` says that row order and heads are what the file's metadata, written by convert, says.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     known: bool = True
     asked: str = ""
     claimed: bool = False
+    adapters: tuple[str, ...] = ()
     reference: str = ""
     own: Dimensions | None = None
 
@@ -107,7 +109,7 @@ class Plan:
 
     @property
     def refused(self) -> bool:
-        return bool(self.problems or self.rivals or not self.known)
+        return bool(self.problems or self.rivals or self.adapters or not self.known)
 
     @property
     def needs_conversion(self) -> bool:
@@ -211,6 +213,7 @@ def build_plan(
         ill_shaped=tuple(ill_shaped),
         clashes=clashes,
         broken_sizes=tuple(_broken_sizes(choice, dimensions)) if not missing else (),
+        adapters=_undecided(claims.adapters, choice.wrapper.adapter if choice.wrapper else ""),
         own=read_dimensions(shapes, family=choice.family, heads=heads, dim_head=dim_head) if reference else None,
     )
 
@@ -221,6 +224,12 @@ def _broken_sizes(choice: Choice, dimensions: Dimensions) -> Iterator[SizeRule]:
     for rule in (rule for layout in choice.layouts for rule in layout.size_rules):
         if (len({sizes[name] for name in rule.sizes}) == 1) is not rule.equal:
             yield rule
+
+
+def _undecided(numbers: set[str], wanted: str) -> tuple[str, ...]:
+    """The numbers of adapters to choose from; none where there is one, or where the one that is wanted is there."""
+    decided = wanted in numbers if wanted else len(numbers) < 2
+    return () if decided else tuple(sorted(numbers, key=int))
 
 
 def _claim_shapes(manifest: Manifest, claim: Claim, shapes: dict[str, Shape], ill_shaped: list[IllShaped]) -> None:

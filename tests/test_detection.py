@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -161,6 +162,50 @@ def test_a_mixed_file_is_named_as_such() -> None:
         "the file mixes two layouts: image_proj.layers.{1..3}.0.to_kv.weight is resampler's, "
         "image_proj.layers.0.0.{to_k,to_v}.weight is resampler-split-kv's"
     ]
+
+
+def several_in_one_unet() -> Memory:
+    tree: dict[str, Any] = {}
+    for number, depth in enumerate((4, 12)):
+        for name, array in ADAPTERS[depth].layout("diffusers-unet", "diffusers-plus", "unet-path").items():
+            name = name.replace("image_projection_layers.0.", f"image_projection_layers.{number}.")
+            tree[name.replace("_ip.0.", f"_ip.{number}.")] = array
+    return Memory.of(tree, "safetensors")
+
+
+def test_several_adapters_in_one_unet_are_refused_until_one_is_asked_for() -> None:
+    memory = several_in_one_unet()
+    plan = plan_for(memory.manifest)
+    assert plan.refused
+    (finding,) = plan_findings(plan)
+    assert (finding.code, finding.severity) == ("several-adapters", "error")
+    assert finding.message == "the file holds 2 adapters, numbers 0 and 1"
+    assert finding.hint == (
+        "say which one, and write one file for each: "
+        "ckptfix convert adapter --layout diffusers-unet.0 --out fixed.safetensors"
+    )
+    for number, depth in enumerate((4, 12)):
+        plan = plan_for(memory.manifest, layout=f"diffusers-unet.{number}")
+        assert (plan.choice.name, plan.refused) == (f"diffusers-unet.{number}+diffusers-plus+unet-path", False)
+        assert content(memory, plan) == BYTES[depth]
+        other = {why for name, why in plan.dropped if "image_projection_layers" in name}
+        assert other == {f"of adapter {1 - number} in the same file"}
+
+
+def test_a_number_that_no_adapter_has() -> None:
+    plan = plan_for(several_in_one_unet().manifest, layout="diffusers-unet.7")
+    assert plan.refused
+    assert [finding.message for finding in plan_findings(plan)] == ["the file holds no adapter 7, but 0 and 1"]
+    with pytest.raises(UsageError, match=r"unknown layout 'nested-bin\.1'"):
+        plan_for(several_in_one_unet().manifest, layout="nested-bin.1")
+
+
+def test_module_paths_may_begin_with_the_unet() -> None:
+    """issue 166 and TheDenk's training: `unet.` before the path, or not."""
+    tree = ADAPTERS[4].layout("nested-bin", "resampler", "unet-path")
+    pairs = {f"unet.{name}": array for name, array in tree["ip_adapter"].items()}
+    memory = Memory.of({"image_proj": tree["image_proj"], "ip_adapter": pairs})
+    expect(memory, "nested-bin+resampler+unet-path", BYTES[4])
 
 
 def test_the_same_tensor_in_two_layouts_is_a_clash() -> None:
@@ -426,7 +471,7 @@ def test_manifests_of_true_size(name: str) -> None:
     plan = plan_for(manifest)
     assert (plan.choice.name, plan.refused) == (name, False)
     assert len(plan.outputs) == 191
-    assert sum(tensor.elements for tensor in manifest.tensors.values()) == 422_765_824
+    assert sum(math.prod(view.shape) for view in plan.outputs.values()) == 422_765_824
 
 
 def test_every_detected_layout_has_a_manifest() -> None:

@@ -19,7 +19,7 @@ BAD: dict[str, tuple[int | None, str]] = {
     "dotted-key-without-quotes": (5, "[rename] ties one name to one name, both as text"),
     "drop-without-names": (5, "[[drop]] needs `foreign`"),
     "empty": (None, "[layout] needs a name"),
-    "empty-hole": (6, "unknown hole {}; known: block, site, param, rest"),
+    "empty-hole": (6, "unknown hole {}; known: block, site, adapter, param, rest"),
     "holes-differ": (9, "holes differ: 'image_proj.a.{block}.q' and 'image_proj.layers.0.0.to_q.weight'"),
     "kind": (4, "kind = 'shell' is not one of wrapper, projection, attention"),
     "name-left-out": (1, "[layout] needs a name"),
@@ -44,7 +44,7 @@ BAD: dict[str, tuple[int | None, str]] = {
     "two-drops-overlap": (10, "two drops match one name: 'unet.{rest}' and 'unet.mid.{rest}'"),
     "two-holes-in-one-component": (6, "two holes in one component of 'image_proj.l{block}_{param}'"),
     "unbalanced-brace": (6, "unbalanced braces in 'image_proj.{block.q'"),
-    "unknown-hole": (6, "unknown hole {layer}; known: block, site, param, rest"),
+    "unknown-hole": (6, "unknown hole {layer}; known: block, site, adapter, param, rest"),
     "unknown-key": (11, "unknown key 'reason' in [[drop]]; known: foreign, why"),
     "unknown-op": (6, f"unknown op 'transpose'; known: {KNOWN_OPS}"),
     "unknown-table": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ckptfix.diagnosis.mixtures import clashes, mixed
+from ckptfix.diagnosis.mixtures import clashes, mixed, several_adapters
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
 from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, without_pairs
 from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating
@@ -25,6 +25,8 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         return (other,)
     if not plan.known:
         return (_unknown(plan),)
+    if plan.adapters:
+        return (several_adapters(plan),)
     even = even_sites(plan)
     if even is not None:
         plan = without_pairs(plan)

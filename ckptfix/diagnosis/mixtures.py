@@ -1,4 +1,4 @@
-"""Names of two layouts in one file: which belong to which, and which of them want to be the same tensor."""
+"""Two layouts or two adapters in one file: which names belong to which, and which want to be the same tensor."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ckptfix.detection import signature_holds
+from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.layouts.catalogue import known_layouts
 from ckptfix.layouts.claims import Choice, claim_names
 from ckptfix.plan import Plan
+from ckptfix.text import plural
+
+
+def several_adapters(plan: Plan) -> Finding:
+    """An error for a UNet that was saved with more than one adapter in it."""
+    wrapper, _, wanted = (plan.choice.wrapper.name if plan.choice.wrapper else "").partition(".")
+    numbers = " and ".join(filter(None, (", ".join(plan.adapters[:-1]), plan.adapters[-1])))
+    return Finding(
+        "several-adapters",
+        "error",
+        f"the file holds no adapter {wanted}, but {numbers}"
+        if wanted
+        else f"the file holds {plural(len(plan.adapters), 'adapter')}, numbers {numbers}",
+        hint="say which one, and write one file for each: "
+        f"{convert_command(plan, '--layout', f'{wrapper}.{plan.adapters[0]}')}",
+    )
 
 
 def clashes(plan: Plan) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -37,11 +39,14 @@ def canonical_parts(family: Family) -> dict[Kind, Layout]:
 
 
 def layout_parts(name: str) -> dict[Kind, Layout]:
-    """The layouts that a NAME names, by kind: `nested-bin+resampler-split-kv`; UsageError lists what is known."""
+    """The layouts that a NAME names, by kind: `nested-bin+resampler-split-kv`; UsageError lists what is known.
+
+    `diffusers-unet.1` is the second adapter of a file that holds several.
+    """
     by_name = {key: layout for layout in known_layouts() for key in (layout.name, *layout.aliases)}
     parts: dict[Kind, Layout] = {}
     for slug in NAMED.get(name, name).split("+"):
-        layout = by_name.get(slug)
+        layout = by_name.get(slug) or _numbered(slug, by_name)
         if layout is None:
             names = ", ".join([*NAMED, *sorted(layout.name for layout in known_layouts())])
             raise UsageError(
@@ -55,3 +60,11 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
             )
         parts[layout.kind] = layout
     return parts
+
+
+def _numbered(slug: str, by_name: Mapping[str, Layout]) -> Layout | None:
+    name, _, number = slug.rpartition(".")
+    layout = by_name.get(name)
+    if layout is None or not layout.counts_adapters or not (number.isascii() and number.isdigit()):
+        return None
+    return replace(layout, name=slug, adapter=str(int(number)))

@@ -60,12 +60,16 @@ class Claim:
 
 @dataclass(slots=True)
 class Claims:
-    """All that a choice of layouts says about a list of names. `clashes`: output -> names that all want to be it."""
+    """All that a choice of layouts says about a list of names. `clashes`: output -> names that all want to be it.
+
+    `adapters` are the numbers of those that the file holds, where its names count them.
+    """
 
     claims: list[Claim] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     clashes: dict[str, list[str]] = field(default_factory=dict)
+    adapters: set[str] = field(default_factory=set)
 
     @property
     def explained(self) -> int:
@@ -129,6 +133,7 @@ def join_claims(parts: Sequence[tuple[Claims, Manifest]]) -> Claims:
         result.dropped.extend((label[name], why) for name, why in claims.dropped)
         result.unexplained.extend(label[name] for name in claims.unexplained)
         result.clashes |= {output: [label[name] for name in names] for output, names in claims.clashes.items()}
+        result.adapters |= claims.adapters
     outputs = Counter(output for claim in result.claims for output in claim.outputs)
     result.clashes |= {output: made[output] for output, writers in outputs.items() if writers > 1}
     return result
@@ -140,6 +145,12 @@ def _hit(name: str, bare: str, choice: Choice, result: Claims) -> _Hit | None:
     unwrapped = choice.wrapper.index.match(bare) if choice.wrapper else None
     if unwrapped is not None:
         (rule, _), holes = unwrapped
+        number = holes.get("adapter")
+        if number is not None and choice.wrapper is not None:
+            result.adapters.add(number)
+            if number != (choice.wrapper.adapter or number):
+                result.dropped.append((name, f"of adapter {number} in the same file"))
+                return None
         grouped = rule.canonical[0].fill(holes)
         if grouped not in spellings:
             spellings.append(grouped)
@@ -295,7 +306,8 @@ def claim_canonical(names: Sequence[str], target: Choice, unet: str | None) -> l
 
     result = Claims()
     _gather(hits, result, translate)
-    wrapped = [(claim, [_wrap(name, target.wrapper) for name in claim.outputs]) for claim in result.claims]
+    wrap = _wrapping(target.wrapper)
+    wrapped = [(claim, [wrap(name) for name in claim.outputs]) for claim in result.claims]
     return [replace(claim, outputs=tuple(filter(None, outputs))) for claim, outputs in wrapped if None not in outputs]
 
 
@@ -314,15 +326,20 @@ def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
     return {str(index): str(step * rank + first).zfill(numbering.digits) for rank, index in enumerate(order)}
 
 
-def _wrap(name: str, wrapper: Layout | None) -> str | None:
-    """A wrapper's rules are prefixes on both sides: `image_proj_model.{rest}` for `image_proj.{rest}`.
+def _wrapping(wrapper: Layout | None) -> Callable[[str], str | None]:
+    """Grouped name -> the wrapper's name for it: `image_proj_model.latents` for `image_proj.latents`.
 
     None where it has no place for the name: half an adapter's wrapper and the other half.
     """
     if wrapper is None:
-        return name
+        return lambda name: name
+    index: TemplateIndex[Rule] = TemplateIndex()
     for rule in wrapper.rules:
-        prefix = rule.canonical[0].text.removesuffix("{rest}")
-        if not rule.read_only and name.startswith(prefix):
-            return rule.foreign[0].fill({"rest": name.removeprefix(prefix)})
-    return None
+        if not rule.read_only:
+            index.add(rule.canonical[0], rule)
+
+    def wrap(name: str) -> str | None:
+        found = index.match(name)
+        return found[0].foreign[0].fill(found[1]) if found else None
+
+    return wrap

@@ -80,6 +80,7 @@ class Layout:
 
     `family` is the kind of image projection that its canonical names are of.
     `declared` layouts look like another one in every name and are used only when asked for.
+    `adapter` is the one that is wanted of a wrapper whose names count several; empty for the only one.
     `strip_anywhere` and `strip_leading` are name components that this wrapper adds and that carry no meaning.
     """
 
@@ -91,6 +92,7 @@ class Layout:
     family: Family = RESAMPLER
     aliases: tuple[str, ...] = ()
     declared: bool = False
+    adapter: str = ""
     signature: Signature = Signature()
     numbering: Numbering = Numbering()
     size_rules: tuple[SizeRule, ...] = ()
@@ -109,4 +111,8 @@ class Layout:
     @property
     def reversible(self) -> bool:
         """Whether it can be written: nothing of it is left out when it is read."""
-        return not self.is_shell and not self.drops
+        return not self.is_shell and not self.drops and not all(rule.read_only for rule in self.rules)
+
+    @property
+    def counts_adapters(self) -> bool:
+        return any("adapter" in template.holes for rule in self.rules for template in rule.foreign)

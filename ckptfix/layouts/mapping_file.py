@@ -275,11 +275,13 @@ def _rule(
     if problem:
         raise reader.fail(f"op {op!r} {problem}", foreign[0])
     rest = kind == "wrapper"
+    if any("{adapter}" in text for text in (*canonical, *(() if rest else foreign))):
+        raise reader.fail("{adapter} may stand only on the left side, in a wrapper", foreign[0])
     is_path = numbering.label == "path"
     left = tuple(reader.template(text, rest=rest, site_is_path=is_path) for text in foreign)
     right = tuple(reader.template(text, rest=rest) for text in canonical)
     for template in left + right:
-        if set(template.holes) != set(left[0].holes):
+        if set(template.holes) - {"adapter"} != set(left[0].holes) - {"adapter"}:
             raise reader.fail(f"holes differ: {left[0].text!r} and {template.text!r}", template.text)
     if not rest:
         for template in right:

@@ -9,8 +9,8 @@ from string import digits
 from typing import Generic, TypeVar
 
 HOLE = re.compile(r"\{(\w*)\}")
-# {block} and {site} are numbers, {param} is weight or bias, {rest} one or more whole components.
-HOLE_NAMES = ("block", "site", "param", "rest")
+# {block}, {site} and {adapter} are numbers, {param} is weight or bias, {rest} one or more whole components.
+HOLE_NAMES = ("block", "site", "adapter", "param", "rest")
 PARAMS = ("weight", "bias")
 MOST_DOTS = 60  # no model nests deeper; a hostile name with thousands would take quadratic time
 
