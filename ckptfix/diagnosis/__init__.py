@@ -20,13 +20,13 @@ from ckptfix.text import plural
 
 def plan_findings(plan: Plan) -> tuple[Finding, ...]:
     """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
+    if plan.adapters and plan.known:
+        return (several_adapters(plan),)
     other = _other_model(plan)
     if other is not None:
         return (other,)
     if not plan.known:
         return (_unknown(plan),)
-    if plan.adapters:
-        return (several_adapters(plan),)
     even = even_sites(plan)
     if even is not None:
         plan = without_pairs(plan)
