@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptfix.conversion import Conversion, convert
     from ckptfix.errors import CkptfixError, ExitCode
+    from ckptfix.explanation import Explanation, explain
     from ckptfix.findings import Finding
     from ckptfix.generation import Generation, Wishes, generate
     from ckptfix.generation.attachment import attach
@@ -27,6 +28,7 @@ __all__ = [
     "CkptfixError",
     "Conversion",
     "ExitCode",
+    "Explanation",
     "Finding",
     "Generation",
     "Inspection",
@@ -35,6 +37,7 @@ __all__ = [
     "__version__",
     "attach",
     "convert",
+    "explain",
     "generate",
     "inspect",
     "load",
@@ -45,6 +48,7 @@ _HOME = {
     "CkptfixError": "errors",
     "Conversion": "conversion",
     "ExitCode": "errors",
+    "Explanation": "explanation",
     "Finding": "findings",
     "Generation": "generation",
     "Inspection": "inspection",
@@ -52,6 +56,7 @@ _HOME = {
     "Wishes": "generation",
     "attach": "generation.attachment",
     "convert": "conversion",
+    "explain": "explanation",
     "generate": "generation",
     "inspect": "inspection",
     "load": "loading",

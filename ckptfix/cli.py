@@ -20,11 +20,12 @@ COMMANDS = {
     "convert": "Rewrite a checkpoint in the canonical layout, or another.",
     "verify": "Run the image projection and prove that it computes right.",
     "generate": "Make a picture of a face with an adapter and an SDXL base.",
+    "explain": "Say what a pasted error means, and what to run.",
     "demo": "Show the three commands at work on a file made for it.",
     "layouts": "List the known layouts, or print the rules of one.",
     "completion": "Print the completion script for a shell.",
 }
-PLANNED = ("diff", "explain", "compat", "doctor")
+PLANNED = ("diff", "compat", "doctor")
 
 
 class LazyGroup(click.Group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -249,6 +250,66 @@ def test_a_path_that_is_no_utf8(queries: Path, tmp_path: Path, arguments: list[s
     assert "caf\\udce9.bin" in text.replace("\\\\", "\\")
     if len(arguments) > 1:
         assert json.loads(text)["file"]["path"].endswith("caf\\udce9.bin")
+
+
+# -- explain -----------------------------------------------------------------------------------------------------------
+
+DIVISOR = "ValueError: dim (2048) must be divisible by heads (12)"
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, data: bytes, *, terminal: bool = False) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stdin", stream)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_explain_reads_a_file_a_pipe_or_a_text(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "error.txt").write_text(DIVISOR)
+    code, out, err = command("explain", "error.txt")
+    assert (code, err) == (0, "")
+    assert out.startswith("error.txt: 1 cause\n\nThe class is not the adapter's")
+    assert "  run          ckptfix inspect ip-adapter.bin\n" in out
+    assert max(map(len, out.splitlines())) <= 80
+    for arguments in (["explain"], ["explain", "-"]):
+        piped(monkeypatch, DIVISOR.encode())
+        assert command(*arguments) == (0, out.replace("error.txt", "standard input"), "")
+    assert command("explain", DIVISOR) == (0, out.replace("error.txt", "the text"), "")
+
+
+def test_explain_never_waits_in_silence(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped(monkeypatch, DIVISOR.encode(), terminal=True)
+    code, out, err = command("explain")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: nothing to explain: no FILE was named, and nothing is piped in\n"
+        "hint: name a text file: ckptfix explain error.txt; or pipe: python infer.py 2>&1 | ckptfix explain\n"
+    )
+    code, out, err = command("explain", "-")
+    assert (code, err) == (0, "paste the error, then end with Ctrl-D (Windows: Ctrl-Z, Enter)\n")
+
+
+def test_explain_does_not_guess(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped(monkeypatch, b"")
+    code, out, err = command("explain")
+    assert (code, err) == (1, "")
+    assert out.startswith("standard input: not recognised: it is empty\n")
+    assert command("explain", "what is the weather like")[0] == 1
+    code, out, err = command("explain", "eror.txt")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: eror.txt: no such file\n")
+
+
+def test_explain_checks_the_file(command: Run, queries: Path) -> None:
+    text = 'Missing key(s) in state_dict: "latents". Unexpected key(s) in state_dict: "queries". '
+    code, out, err = command("explain", text, "--file", "ip-adapter.bin")
+    assert (code, err) == (0, "")
+    assert "  the file     agrees\n" in out
+    assert "  run          ckptfix convert ip-adapter.bin --out fixed.safetensors\n" in out
+    code, out, _ = command("explain", "--json", "ip-adapter.bin")
+    document = json.loads(out)
+    assert (code, document["kind"], document["causes"][0]["code"]) == (0, "checkpoint", "layout")
+    assert command("explain", text, "--file", "none.bin")[0] == 2
 
 
 # -- convert -----------------------------------------------------------------------------------------------------------

@@ -110,6 +110,17 @@ def test_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(call("generate", "--json", "--face", "none.jpg").document) == "error"
 
 
+def test_explain(tmp_path: Path) -> None:
+    source = save_nested_bin(tmp_path / "a.bin", renamed(canonical(), ".latents", ".queries"))
+    sizes = "size mismatch for proj_in.weight: copying a param with shape torch.Size([64, 24]) from checkpoint, the "
+    text = sizes + "shape in current model is torch.Size([64, 1280]). dim (2048) must be divisible by heads (12)"
+    assert check(call("explain", "--json", text).document) == "explain"
+    assert check(call("explain", "--json", "--file", source, text).document) == "explain"
+    assert check(call("explain", "--json", source).document) == "explain"
+    assert check(call("explain", "--json", "nothing that is known").document) == "explain"
+    assert check(call("explain", "--json", tmp_path / "none.txt").document) == "error"
+
+
 def test_layouts() -> None:
     assert check(call("layouts", "--json").document) == "layouts"
     assert check(call("layouts", "--json", "resampler-split-kv+odd").document) == "layouts"

@@ -1,0 +1,279 @@
+"""explain: from a pasted error, or a checkpoint, to causes, what shows them, and the one command to run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ckptfix.errors import ExitCode
+from ckptfix.explaining.file_check import FileCheck, LookedAt, check_against, look_at
+from ckptfix.explaining.matching import Evidence, Match, match
+from ckptfix.explaining.pasted_text import MOST_BYTES, decoded, readings
+from ckptfix.explaining.statements import read_statements
+from ckptfix.explaining.troubles import CERTAINTIES, Certainty, Trouble, known_troubles
+from ckptfix.explaining.widths import filled, holes
+from ckptfix.formats.bytesource import SUFFIXES, open_local, read_some
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
+from ckptfix.requirements import requirement
+from ckptfix.text import printable
+
+_HEAD: Final = 65_536
+_DEFAULT_FILE: Final = "ip-adapter.bin"
+_ADAPTER_FILE: Final = re.compile(
+    r"(?<![\w/])[^\s'\"<>|()\[\],;=]{0,200}ip[-_]?adapter[\w.-]{0,80}\.(?:bin|safetensors|pth?|ckpt)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One class of trouble that the text shows, and how surely. `check` compares it with a file, if one was given."""
+
+    code: str
+    title: str
+    certainty: Certainty
+    evidence: tuple[Evidence, ...]
+    meaning: str
+    command: str
+    sources: tuple[str, ...]
+    check: FileCheck | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "title": self.title,
+            "certainty": self.certainty,
+            "evidence": [evidence.to_dict() for evidence in self.evidence],
+            "meaning": self.meaning,
+            "command": self.command,
+            "sources": list(self.sources),
+            **({} if self.check is None else {"check": self.check.to_dict()}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The causes, likeliest first; none means that it was not recognised, and `note` may say why.
+
+    `kind` is what was explained. `file` and `summary` are the checkpoint that was looked at, and what it is.
+    """
+
+    source: str
+    kind: Literal["text", "checkpoint"]
+    causes: tuple[Cause, ...]
+    note: str = ""
+    file: str | None = None
+    summary: str = ""
+
+    @property
+    def recognised(self) -> bool:
+        return bool(self.causes)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.OK if self.causes else ExitCode.PROBLEM
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": "ckptfix.explain/1",
+            "source": self.source,
+            "kind": self.kind,
+            "recognised": self.recognised,
+            "causes": [cause.to_dict() for cause in self.causes],
+            "note": self.note,
+            "file": None if self.file is None else {"path": self.file, "summary": self.summary},
+        }
+
+
+def explain(
+    what: str | bytes | os.PathLike[str],
+    *,
+    file: str | os.PathLike[str] | None = None,
+    source: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Explanation:
+    """Explain a text, or a file that holds one, or a checkpoint; `file` is the checkpoint that the text is about.
+
+    A path, or a text of one line that names a file, is read: a checkpoint (by its suffix, or because it is no text) is
+    inspected, anything else is taken as text. `source` is what to call the text.
+    UsageError: a path that cannot be opened. Nothing in the text or the file is ever run.
+    """
+    path = _path(what)
+    if path is not None:
+        source = source or os.fspath(path)
+        data = _read(path)
+        if data is None or (Path(path).suffix.lower() in SUFFIXES and not _is_note(data)):
+            return _explain_checkpoint(path, limits, progress, by_name=Path(path).suffix.lower() in SUFFIXES)
+        what = data
+    text = decoded(what) if isinstance(what, bytes) else str(what)
+    return _explain_text(text, source or "the text", file, limits, progress)
+
+
+def _path(what: str | bytes | os.PathLike[str]) -> os.PathLike[str] | None:
+    if isinstance(what, bytes):
+        return None
+    if not isinstance(what, str):
+        return what
+    try:
+        return Path(what) if what and "\n" not in what and len(what) < 4096 and Path(what).is_file() else None
+    except (OSError, ValueError):  # a text that no system takes for a path
+        return None
+
+
+def _read(path: os.PathLike[str]) -> bytes | None:
+    """The bytes of a text file, at most so many of its end; None for what is no text."""
+    source = open_local(path)
+    try:
+        head = read_some(source, 0, _HEAD)
+        if decoded(head) is None:
+            return None
+        start = max(source.size - MOST_BYTES, 0)
+        return read_some(source, start, source.size - start)
+    finally:
+        source.close()
+
+
+def _is_note(data: bytes) -> bool:
+    """Whether a file named like a checkpoint holds a longer text: an error that somebody saved under a wrong name."""
+    return b"Traceback (most recent call last)" in data[:_HEAD]
+
+
+def _explain_text(
+    text: str | None,
+    source: str,
+    file: str | os.PathLike[str] | None,
+    limits: Limits,
+    progress: Callable[[str, int, int], None] | None,
+) -> Explanation:
+    found = [] if not text else list(_found(text, named_file=file is not None))
+    note = "it is no text" if text is None else "it is empty" if not text.strip() else ""
+    command_file = os.fspath(file) if file is not None else _named_file(text or "") or _DEFAULT_FILE
+    checked: LookedAt | None = None
+    if file is not None:
+        values = any(trouble.check.kind == "values" for trouble, _ in found)
+        checked = look_at(file, values=values, limits=limits, progress=progress)
+    causes = [_cause(trouble, shown, command_file, checked) for trouble, shown in found]
+    return Explanation(
+        source,
+        "text",
+        tuple(sorted(causes, key=_rank)),
+        note,
+        None if checked is None else checked.path,
+        "" if checked is None else checked.summary,
+    )
+
+
+def _found(text: str, *, named_file: bool) -> Iterator[tuple[Trouble, Match]]:
+    """Each trouble that the text shows, once, by where it first shows; those that another covers left out."""
+    found: dict[str, tuple[Trouble, Match]] = {}
+    for reading in readings(text):
+        statements = read_statements(reading)
+        for trouble in known_troubles():
+            for when in trouble.whens:
+                shown = match(when, statements, named_file=named_file) if trouble.code not in found else None
+                if shown is not None:
+                    found[trouble.code] = trouble, shown
+                    break
+    yield from sorted(
+        (entry for code, entry in found.items() if not _is_covered(code, found)), key=lambda entry: entry[1].position
+    )
+
+
+def _is_covered(code: str, found: Mapping[str, tuple[Trouble, Match]]) -> bool:
+    """Whether a trouble that says more, and as surely, is there instead."""
+    certainty = CERTAINTIES.index(found[code][1].when.certainty)
+    return any(
+        code in trouble.instead_of and CERTAINTIES.index(shown.when.certainty) <= certainty
+        for trouble, shown in found.values()
+    )
+
+
+def _rank(cause: Cause) -> tuple[int, int]:
+    """What a file contradicts comes last, what it bears out first of its certainty."""
+    verdict = cause.check.verdict if cause.check else "cannot tell"
+    return CERTAINTIES.index(cause.certainty) + 3 * (verdict == "disagrees"), int(verdict != "agrees")
+
+
+def _cause(trouble: Trouble, shown: Match, file: str, checked: LookedAt | None) -> Cause:
+    when = shown.when
+    return Cause(
+        trouble.code,
+        when.title or trouble.title,
+        when.certainty,
+        shown.evidence,
+        filled(when.meaning or trouble.meaning, shown.facts, when.role),
+        _command(when.command or trouble.command, file),
+        trouble.sources,
+        None if checked is None else check_against(checked, trouble.check, shown),
+    )
+
+
+def _command(template: str, file: str) -> str:
+    """`{file}` becomes the checkpoint, `{torch}` what pip must be asked for."""
+    names = {name for name, _ in holes(template)} - {"file"}
+    return filled(template, {"file": shlex.quote(file)} | {name: shlex.quote(requirement(name)) for name in names})
+
+
+def _named_file(text: str) -> str | None:
+    """The one adapter that the text names as a file; None if it names none, or several."""
+    names = {found[0] for found in _ADAPTER_FILE.finditer(text[-50_000:]) if "://" not in found[0]}
+    return printable(names.pop()) if len(names) == 1 else None
+
+
+def _explain_checkpoint(
+    path: os.PathLike[str],
+    limits: Limits,
+    progress: Callable[[str, int, int], None] | None,
+    *,
+    by_name: bool,
+) -> Explanation:
+    looked = look_at(path, limits=limits, progress=progress)
+    if looked.error is not None and looked.error.code == "not-a-checkpoint" and not by_name:
+        return Explanation(looked.path, "text", (), f"it is no text: it {printable(looked.error.message, 1000)}")
+    causes = tuple(_file_causes(looked))
+    return Explanation(looked.path, "checkpoint", causes, "", looked.path, looked.summary)
+
+
+def _file_causes(looked: LookedAt) -> Iterator[Cause]:
+    """One cause per kind of finding; a file without any is a cause of its own: whatever went wrong, it was not that."""
+    if looked.inspection is None:
+        if looked.error is not None:
+            yield _file_cause(looked, looked.error.code, looked.error.message, looked.error.hint, ())
+        return
+    seen: set[str] = set()
+    order = {"error": 0, "warning": 1}
+    serious = [finding for finding in looked.inspection.findings if finding.severity in order]
+    for finding in sorted(serious, key=lambda finding: order[finding.severity]):
+        cause = _file_cause(looked, finding.code, finding.message, finding.hint, finding.tensors)
+        if cause.code not in seen:
+            seen.add(cause.code)
+            yield cause
+    if not serious:
+        yield _file_cause(looked, "sound", looked.summary, "", ())
+
+
+def _file_cause(looked: LookedAt, code: str, message: str, hint: str, tensors: tuple[str, ...]) -> Cause:
+    trouble = next((trouble for trouble in known_troubles() if code in trouble.findings), None)
+    evidence = (Evidence(printable(message, 1000), None, (), tensors),)
+    next_command = looked.inspection.next_command if looked.inspection else ""
+    if trouble is None:
+        command = next_command or f"ckptfix inspect {shlex.quote(looked.path)}"
+        return Cause(code, f"inspect finds: {code}", "certain", evidence, printable(hint or message, 1000), command, ())
+    constructor = looked.inspection.constructor if looked.inspection else ""
+    said = trouble.meaning
+    if any(name != "constructor" for name, _ in holes(said)):
+        said = printable(hint or message, 1000).replace("{", "(").replace("}", ")")
+    return Cause(
+        trouble.code,
+        trouble.title,
+        "certain",
+        evidence,
+        filled(said, {"constructor": constructor}),
+        next_command or _command(trouble.command, looked.path),
+        trouble.sources,
+    )
