@@ -241,7 +241,7 @@ def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_
     return Conversion(
         sources=tuple(map(str, sources)),
         output=str(out),
-        target=wanted.to,
+        target=wanted.target.name if plan.family.caveat else wanted.to,
         plan=plan,
         findings=tuple(
             replace(finding, severity="note", hint="") if finding.code == "unexpected" and not blocking else finding

@@ -12,7 +12,6 @@ from ckptfix.findings import Finding
 from ckptfix.text import printable
 
 _BESIDE = "the adapter is another file of the repository: ip-adapter.bin, ip_adapter.bin or ip-adapter*.safetensors"
-_AS_IT_IS = "use it as it is: ckptfix repairs adapters with a Resampler (InstantID, IP-Adapter Plus) only"
 _MODEL = "the weights are in another file of the training run: pytorch_model.bin or model.safetensors"
 
 
@@ -47,9 +46,6 @@ OTHER_MODELS = (
         "shard",
     ),
     _row("an optimizer's state", r"((optimizer|optimizers)\..*)?state\.\d+\.(exp_avg|momentum_buffer|step)", _MODEL),
-    _row("an IP-Adapter FaceID Plus", r"image_proj(_model)?\.perceiver_resampler\.", _AS_IT_IS),
-    _row("an IP-Adapter with a linear projection", r"image_proj(_model)?\.proj\.(weight|bias)$", _AS_IT_IS),
-    _row("an IP-Adapter FaceID", r"image_proj(_model)?\.proj\.\d+\.", _AS_IT_IS),
     _row("a LoRA", r".*(lora_(A|B|up|down|unet_|te)|\.lora\.|_lora\.|lora_linear_layer)"),
     _row("a ControlNet", r"(controlnet_cond_embedding|controlnet_down_blocks|control_model|input_hint_block)\."),
     _row("a whole Stable Diffusion checkpoint", r"(model\.diffusion_model|first_stage_model|cond_stage_model)\."),
@@ -69,7 +65,7 @@ def other_model(names: Iterable[str]) -> Finding | None:
     for row in OTHER_MODELS:
         shown = next((word for word in words if row.pattern.match(word)), None)
         if shown is not None:
-            message = f"is no Resampler adapter, it looks like {row.title}: it holds {printable(shown)}"
+            message = f"is no adapter, it looks like {row.title}: it holds {printable(shown)}"
             return Finding(row.code, "error", message, row.hint, names)
     return None
 

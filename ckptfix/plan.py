@@ -114,7 +114,7 @@ class Plan:
     @property
     def needs_conversion(self) -> bool:
         """Whether stock loaders want other names or another row order than the file has."""
-        foreign = any(layout.name not in CANONICAL for layout in self.choice.layouts)
+        foreign = any(layout.name not in (*CANONICAL, self.family.name) for layout in self.choice.layouts)
         return foreign or bool(self.dropped) or any(not step.is_copy for step in self.steps)
 
     @property

@@ -337,44 +337,44 @@ PROBLEMS = {
     "lora": Problem(
         lambda: only("unet.mid_block.attentions.0.to_q.lora_A.weight unet.mid_block.attentions.0.to_q.lora_B.weight"),
         "other-model",
-        "is no Resampler adapter, it looks like a LoRA: it holds mid_block.attentions.0.to_q.lora_A.weight",
+        "is no adapter, it looks like a LoRA: it holds mid_block.attentions.0.to_q.lora_A.weight",
         BESIDE,
     ),
     "clip": Problem(
         lambda: only("vision_model.embeddings.class_embedding visual_projection.weight"),
         "other-model",
-        "is no Resampler adapter, it looks like a CLIP image encoder: it holds vision_model.embeddings.class_embedding",
+        "is no adapter, it looks like a CLIP image encoder: it holds vision_model.embeddings.class_embedding",
         BESIDE,
     ),
     "controlnet": Problem(
         lambda: only("controlnet_cond_embedding.conv_in.weight down_blocks.0.resnets.0.conv1.weight"),
         "other-model",
-        "is no Resampler adapter, it looks like a ControlNet: it holds controlnet_cond_embedding.conv_in.weight",
+        "is no adapter, it looks like a ControlNet: it holds controlnet_cond_embedding.conv_in.weight",
         BESIDE,
     ),
     "unet": Problem(
         lambda: only("conv_in.weight mid_block.resnets.0.conv1.weight"),
         "other-model",
-        "is no Resampler adapter, it looks like a UNet: it holds conv_in.weight",
+        "is no adapter, it looks like a UNet: it holds conv_in.weight",
         BESIDE,
     ),
     "optimizer": Problem(
         lambda: saved({"state": {0: {"step": torch.tensor(3), "exp_avg": torch.zeros(2)}}, "param_groups": [{}]}),
         "other-model",
-        "is no Resampler adapter, it looks like an optimizer's state: it holds state.0.step",
+        "is no adapter, it looks like an optimizer's state: it holds state.0.step",
         "the weights are in another file of the training run: pytorch_model.bin or model.safetensors",
     ),
     "deepspeed shard": Problem(
         lambda: saved({"optimizer_state_dict": {"zero_stage": 2, "single_partition_of_fp32_groups": [torch.zeros(4)]}}),
         "shard",
-        "is no Resampler adapter, it looks like part of a DeepSpeed checkpoint: it holds "
+        "is no adapter, it looks like part of a DeepSpeed checkpoint: it holds "
         "optimizer_state_dict.single_partition_of_fp32_groups.0",
         "join the parts with the script that DeepSpeed left beside them: python zero_to_fp32.py . pytorch_model.bin",
     ),
     "fsdp shard": Problem(
         lambda: saved({"_flat_param": torch.zeros(4)}),
         "shard",
-        "is no Resampler adapter, it looks like part of an FSDP checkpoint: flattened parameters of one process: it "
+        "is no adapter, it looks like part of an FSDP checkpoint: flattened parameters of one process: it "
         "holds _flat_param",
         "gather the parts first: accelerate merge-weights FOLDER OUT, or a full state dict saved by the trainer",
     ),

@@ -78,8 +78,8 @@ def test_a_tensor_too_many_is_named(projection: str, depth: int) -> None:
     arrays = arrays_of(projection, depth)
     extra = np.zeros((3, 2), np.float32)
     for name in (
-        "image_proj.pos_emb.weight",
-        "image_proj.layers.0.2.1.weight",
+        "image_proj.extra.weight",
+        "image_proj.layers.0.2.0.weight",
         f"image_proj.layers.{depth}.0.norm3.weight",
         "image_proj.latents.copy",
         "ip_adapter.2.to_k_ip.weight",

@@ -12,6 +12,7 @@ from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_float
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
+from ckptfix.look_alikes import look_alike
 from ckptfix.manifest import Manifest
 from ckptfix.other_models import other_model, part_of_several
 from ckptfix.plan import Plan
@@ -44,6 +45,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         *broken_sizes(plan),
         *not_floating(plan),
         *cut_off(plan),
+        *_caveat(plan),
         *_claimed(plan),
         *_layout(plan),
     )
@@ -70,10 +72,15 @@ def refuse_unsafe(manifest: Manifest) -> None:
 
 
 def _other_model(plan: Plan) -> Finding | None:
-    """What else the file may be, judged by what is left over where it holds no image projection."""
+    """What else the file may be, judged by what is left over; where there is an image projection too, a look-alike."""
+    names = (*plan.manifest.tensors, *plan.manifest.objects)
+    found = look_alike(plan.unexpected if plan.known and plan.outputs else names, names)
+    found = found or next((finding for finding in broken_sizes(plan) if finding.code == "other-model"), None)
+    if found is not None:
+        return found
     if any(name.startswith("image_proj.") for name in plan.outputs):
         return None
-    return other_model(plan.unexpected if plan.outputs else (*plan.manifest.tensors, *plan.manifest.objects))
+    return other_model(plan.unexpected if plan.outputs else names)
 
 
 def _part_of_several(plan: Plan) -> Iterator[Finding]:
@@ -114,6 +121,12 @@ def _rivals(plan: Plan) -> Iterator[Finding]:
             f"{len(choices)} layouts explain the file equally well, with different results: {', '.join(choices)}",
             hint=f"say which one it is: {convert_command(plan, '--layout', plan.choice.name)}",
         )
+
+
+def _caveat(plan: Plan) -> Iterator[Finding]:
+    if plan.family.caveat:
+        names = tuple(name for name in plan.outputs if name.startswith(tuple(plan.family.optional)))
+        yield Finding("unread-parts", "warning", plan.family.caveat, f"needed as they are: {folded(names)}", names)
 
 
 def _claimed(plan: Plan) -> Iterator[Finding]:

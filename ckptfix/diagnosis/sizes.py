@@ -9,6 +9,7 @@ from ckptfix.diagnosis.next_commands import inspect_command
 from ckptfix.dimensions import Dimensions
 from ckptfix.findings import Finding
 from ckptfix.folding import fold_names, folded
+from ckptfix.look_alikes import refusal_of
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import IllShaped, Plan
 from ckptfix.products import PRODUCTS
@@ -74,6 +75,9 @@ def broken_sizes(plan: Plan) -> Iterator[Finding]:
     sizes = plan.family.sizes(plan.config)
     for rule in plan.broken_sizes:
         found = ", ".join(f"{name} {sizes[name]}" for name in rule.sizes)
+        if rule.model:
+            yield refusal_of(rule.model, f"{rule.why} (here {found})", tuple(plan.manifest.tensors))
+            continue
         yield Finding(
             "sizes",
             "error",

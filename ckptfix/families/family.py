@@ -27,7 +27,8 @@ class Family:
 
     `shapes` has every canonical name, `{block}` counting from 0, in the order of upstream's module. `fields` ties each
     field of the config to the symbol of its size, or to the ratio of two. `default` fills in what no tensor shows.
-    `optional` are parts that a file may lack: the prefix of their names, and the symbol that is then 0.
+    `optional` are parts that a file may lack: the prefix of their names, and the symbol that is then 0. `caveat` says
+    what stock loaders do wrong with such a projection.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Family:
     fields: Mapping[str, str]
     default: Config
     optional: Mapping[str, str] = field(default_factory=dict)
+    caveat: str = ""
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -188,6 +188,9 @@ POOLED = Family(
         "image_proj.pos_emb.": "max_seq_len",
         "image_proj.to_latents_from_mean_pooled_seq.": "num_latents_mean_pooled",
     },
+    # huggingface/diffusers, loaders/unet.py and models/model_loading_utils.py: keys the module lacks are skipped.
+    caveat="stock loaders leave out pos_emb and to_latents_from_mean_pooled_seq without a word, and then compute "
+    "something else: build upstream's Resampler with its options on",
 )
 # Source: tencent-ailab/IP-Adapter, ip_adapter/ip_adapter.py, ImageProjModel.
 LINEAR = Family(

@@ -57,11 +57,15 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """Two sizes of the family (or more) that are one in every file of this layout, or never are, and why."""
+    """Two sizes of the family (or more) that are one in every file of this layout, or never are, and why.
+
+    `model` names what a file is that breaks the rule, where that is known.
+    """
 
     sizes: tuple[str, ...]
     equal: bool
     why: str
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def _inherited(base: Layout, own: tuple[Rule, ...]) -> Iterator[Rule]:
 
 
 def _size_rules(reader: _Reader, family: Family) -> Iterator[SizeRule]:
-    for entry in reader.tables("sizes", {"equal", "differ", "why"}):
+    for entry in reader.tables("sizes", {"equal", "differ", "why", "model"}):
         known = (*family.symbols, *family.sizes(family.default))
         kind = "equal" if "equal" in entry else "differ"
         names = reader.strings(entry, kind, "[[sizes]]")
@@ -205,7 +205,7 @@ def _size_rules(reader: _Reader, family: Family) -> Iterator[SizeRule]:
         why = entry.get("why")
         if not isinstance(why, str) or not why:
             raise reader.fail("[[sizes]] needs `why`: it is printed to whoever is refused", "[[sizes]]")
-        yield SizeRule(names, kind == "equal", why)
+        yield SizeRule(names, kind == "equal", why, next(iter(reader.strings(entry, "model", "[[sizes]]")), ""))
 
 
 def _numbering(reader: _Reader) -> Numbering:

@@ -36,6 +36,8 @@ def check_layout(plan: Plan, *, resampler_only: bool = False) -> Check:
             f"the layout is {plan.choice.name}, which stock loaders do not read: verified as convert would write it"
         )
         return Check("layout", "fail", message)
+    if plan.family.caveat:
+        return Check("layout", "pass", f"published names ({plan.choice.name}); {plan.family.caveat}")
     return Check("layout", "pass", f"canonical names ({plan.choice.name})")
 
 

@@ -59,6 +59,8 @@ def inspection_verdict(result: Inspection) -> tuple[str, str]:
         return f"{what}, not usable as it is: {_troubles(result)}", "red"
     if result.plan.needs_conversion:
         return f"{what}, complete, needs converting", "yellow"
+    if result.plan.family.caveat:
+        return f"{what}, complete, but stock loaders do not read all of it", "yellow"
     if severities["warning"]:
         return f"{what}, canonical, complete; {plural(severities['warning'], 'warning')}", "yellow"
     return f"{what}, canonical, complete: ready to use", "green"
