@@ -14,7 +14,6 @@ from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings, refuse_unsafe
 from ckptfix.errors import ExitCode, RefusedError, UsageError
-from ckptfix.families.family import Family
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats import open_checkpoint
@@ -138,7 +137,7 @@ def convert(
         checkpoint = join([opened.enter_context(file) for file in files])
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
-        wanted = _Wanted(to, *_target(parts, plan.family), dtype, allow_overflow, drop_unexplained, partial)
+        wanted = _Wanted(to, *_target(parts, plan), dtype, allow_overflow, drop_unexplained, partial)
         result = _draft(plan, wanted, sources, out, dry_run)
         if result.refused or dry_run:
             return result
@@ -186,9 +185,11 @@ def _target_parts(name: str) -> dict[Kind, Layout]:
     return parts
 
 
-def _target(named: dict[Kind, Layout], family: Family) -> tuple[Choice, Layout]:
+def _target(named: dict[Kind, Layout], plan: Plan) -> tuple[Choice, Layout]:
     """What to write, the parts that are not named being canonical; and the wrapper, which decides the container."""
-    parts = canonical_parts(family) | named
+    family = plan.family
+    lora = layout_parts("odd+lora") if plan.dimensions.lora_rank else {}
+    parts = canonical_parts(family) | lora | named
     wrapper, projection = parts["wrapper"], parts["projection"]
     if projection.family is not family:
         raise RefusedError(
@@ -276,7 +277,7 @@ def _ledger(steps: Sequence[Step], dtype: str | None) -> Iterator[LedgerLine]:
 
 
 def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
-    if wanted.target.layouts == _target({}, plan.family)[0].layouts:
+    if wanted.target.layouts == _target({}, plan)[0].layouts:
         return [step for step in plan.steps if step.views]
     try:
         steps = retarget(plan, wanted.target)

@@ -13,6 +13,7 @@ from ckptfix.errors import RefusedError
 from ckptfix.families.config import Config
 from ckptfix.families.family import Family
 from ckptfix.families.known import HeadedConfig
+from ckptfix.lora import lora_rank, lora_shapes
 from ckptfix.reference import ATTENTION_NAMES, DEFAULT_DIM_HEAD, NARROWED, RESAMPLER, UNETS, AdapterConfig, UNet
 from ckptfix.tensors.views import Shape
 
@@ -27,7 +28,7 @@ class Dimensions:
     """`status` says, per field of the config, whether tensors showed it, imply it, or it is assumed.
 
     `widths` holds the hidden width of each UNet level, as the K/V pairs show it; `context_dim` the width of the tokens
-    that they take.
+    that they take; `lora_rank` the rank of the LoRA that comes along, 0 without one.
     """
 
     family: Family
@@ -35,6 +36,7 @@ class Dimensions:
     status: Mapping[str, Status]
     widths: Mapping[int, int]
     context_dim: int
+    lora_rank: int = 0
 
     @property
     def resampler(self) -> AdapterConfig:
@@ -63,14 +65,16 @@ class Dimensions:
         return self.family.tensors(self.config) | self.attention_shapes()
 
     def attention_shapes(self) -> dict[str, Shape]:
-        """Canonical name -> shape of every K/V tensor the UNet asks for, in site order."""
+        """Canonical name -> shape of every K/V tensor the UNet asks for, in site order; then those of the LoRA."""
         if self.config.unet is None:
             return {}
-        return {
+        sites = UNETS[self.config.unet].sites
+        pairs = {
             template.replace("{site}", str(site.index)): (self.widths.get(site.level, site.width), self.context_dim)
-            for site in UNETS[self.config.unet].sites
+            for site in sites
             for template in ATTENTION_NAMES
         }
+        return pairs | (lora_shapes(sites, self.widths, self.context_dim, self.lora_rank) if self.lora_rank else {})
 
 
 def read_dimensions(
@@ -117,6 +121,7 @@ def read_dimensions(
         fields | ({"inner": status["inner"]} if family.has_heads else {}) | {"unet": unet_status},
         _level_widths(kept, unet),
         context,
+        lora_rank(kept),
     )
 
 

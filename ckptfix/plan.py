@@ -17,7 +17,9 @@ from ckptfix.tensors.ops import OPS, ShapeMismatchError
 from ckptfix.tensors.views import Shape, View, show
 
 # Layouts that stock loaders read as they are, wrapper, projection and attention scheme.
-CANONICAL = frozenset({"nested-bin", "flat-st", "resampler", "linear", "mlp-full", "mlp-faceid", "faceid-plus", "odd"})
+CANONICAL = frozenset(
+    {"nested-bin", "flat-st", "resampler", "linear", "mlp-full", "mlp-faceid", "faceid-plus", "odd", "odd+lora"}
+)
 
 
 @dataclass(frozen=True, slots=True)

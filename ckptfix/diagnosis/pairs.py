@@ -81,7 +81,7 @@ def narrow_pairs(plan: Plan) -> Finding | None:
     expected = plan.dimensions.attention_shapes()
     found = _pair_shapes(plan)
     widths = {shape[1] for _, shape in found.values() if len(shape) == 2}
-    wanted = {shape[1] for shape in expected.values()}
+    wanted = {expected[name][1] for name, _ in found.values()}
     if len(found) <= _FEW or len(widths) != 1 or widths == wanted or plan.own is not None:
         return None
     inputs = tuple(name for problem in plan.ill_shaped if _site(problem.name) in found for name in problem.inputs)

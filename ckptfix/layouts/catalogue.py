@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -45,7 +45,7 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
     """
     by_name = {key: layout for layout in known_layouts() for key in (layout.name, *layout.aliases)}
     parts: dict[Kind, Layout] = {}
-    for slug in NAMED.get(name, name).split("+"):
+    for slug in _slugs(NAMED.get(name, name), by_name):
         layout = by_name.get(slug) or _numbered(slug, by_name)
         if layout is None:
             names = ", ".join([*NAMED, *sorted(layout.name for layout in known_layouts())])
@@ -60,6 +60,15 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
             )
         parts[layout.kind] = layout
     return parts
+
+
+def _slugs(name: str, known: Mapping[str, Layout]) -> Iterator[str]:
+    """The names between the plus signs; one of them, odd+lora, has a plus sign of its own."""
+    words = name.split("+")
+    while words:
+        both = "+".join(words[:2])
+        yield both if len(words) > 1 and both in known else words[0]
+        words = words[2 if len(words) > 1 and both in known else 1 :]
 
 
 def _numbered(slug: str, by_name: Mapping[str, Layout]) -> Layout | None:
