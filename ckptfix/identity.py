@@ -8,6 +8,7 @@ from typing import Any
 
 from ckptfix.dimensions import Status
 from ckptfix.families.known import HeadedConfig
+from ckptfix.known_files import KnownFile
 from ckptfix.plan import Plan
 from ckptfix.products import PRODUCTS, Product
 from ckptfix.reference import RESAMPLER, UNETS
@@ -53,8 +54,12 @@ class Identity:
         }
 
 
-def identify(plan: Plan) -> Identity:
+def identify(plan: Plan, published: KnownFile | None = None) -> Identity:
+    """`published` is the file that this one is byte for byte, where that was asked and found."""
     family, variant, certainty = _family(plan)
+    if published is not None:
+        product = PRODUCTS[published.product]
+        family, variant, certainty = product.family, f"{product.title}: {published.title}", "confirmed"
     unet = UNETS.get(plan.shown.config.unet or "")
     return Identity(
         family,
@@ -118,10 +123,12 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
     sizes = config.to_dict()
     yield Fact("family", family, certainty)
     yield Fact("variant", variant, certainty)
+    product = _product(plan)
+    if product is not None and product.twins and certainty != "confirmed":
+        yield Fact("twins", ", ".join(product.twins), "confirmed")
     if config.unet:
         yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
     widths = _encoder_widths(plan)
-    product = _product(plan)
     encoders = [ENCODERS[int(sizes[name])] for name in widths if sizes[name] in ENCODERS]
     if product is not None or encoders:
         known = "assumed" not in widths.values()

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ckptfix.detection import plan_for
@@ -19,8 +20,10 @@ from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.identity import Fact, Identity, identify
+from ckptfix.known_files import KnownFile, of_size, recognise
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
+from ckptfix.products import PRODUCTS
 
 Progress = Callable[[str, int, int], None]
 
@@ -146,7 +149,7 @@ def inspect(
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
 
     Reads the index only, unless `values` (NaN, Inf, constant tensors; evidence on the row order) or `checksums` ask
-    for the data.
+    for the data (and for its sha256, if the file is as long as a published one).
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
     with open_checkpoint(path, limits=limits) as checkpoint:
@@ -155,8 +158,11 @@ def inspect(
         )
         findings = [*checkpoint.manifest.findings, *plan_findings(plan)]
         evidence: tuple[Evidence, ...] | None = None
+        published = None
         if checksums:
             findings.extend(_checksum_findings(checkpoint, progress))
+            published = recognise(Path(path), checkpoint.manifest.size, progress)
+        findings.extend(_published_findings(checkpoint.manifest, checksums, published))
         if values:
             from ckptfix.evidence.attention_layers import file_evidence
             from ckptfix.forensics import value_findings
@@ -164,15 +170,29 @@ def inspect(
             findings.extend(value_findings(checkpoint, progress))
             evidence = file_evidence(checkpoint, plan, progress)
             findings.extend(evidence_findings(plan, evidence))
-    return _inspection(plan, tuple(findings), evidence)
+    return _inspection(plan, identify(plan, published), tuple(findings), evidence)
 
 
-def _inspection(plan: Plan, findings: tuple[Finding, ...], evidence: tuple[Evidence, ...] | None) -> Inspection:
+def _published_findings(manifest: Manifest, checked: bool, published: KnownFile | None) -> Iterator[Finding]:
+    """A file as long as a published one may be it: its sha256 says, if it was asked for."""
+    for known in of_size(manifest.size) if published is None else ():
+        it = f"{PRODUCTS[known.product].title}'s {known.title}"
+        yield Finding(
+            "published-file",
+            "note",
+            f"is as long as {it}, and has other bytes" if checked else f"is as long as {it}, to the byte",
+            "" if checked else f"its sha256 tells: ckptfix inspect --checksums {shlex.quote(manifest.source)}",
+        )
+
+
+def _inspection(
+    plan: Plan, identity: Identity, findings: tuple[Finding, ...], evidence: tuple[Evidence, ...] | None
+) -> Inspection:
     expected = plan.dimensions.tensors()
     present = plan.manifest.tensors
     return Inspection(
         plan,
-        identify(plan),
+        identity,
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),

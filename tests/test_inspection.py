@@ -74,6 +74,7 @@ def test_instantid_in_true_size(tmp_path: Path) -> None:
     assert facts(found) == {
         "family": ("InstantID", "inferred"),
         "variant": ("InstantID (the same shapes as IP-Adapter FaceID portrait SDXL unnorm)", "inferred"),
+        "twins": ("IP-Adapter FaceID portrait SDXL unnorm", "confirmed"),
         "base": ("SDXL", "inferred"),
         "encoder": ("face embedding (insightface antelopev2)", "inferred"),
         "encoder_width": (512, "confirmed"),

@@ -29,13 +29,18 @@ if TYPE_CHECKING:
     metavar="NAME",
     default="auto",
     show_default=True,
-    help="Sizes to compare with: auto (the file's own), instantid, instantid-sd15, plus-sd15, plus-sdxl or kolors.",
+    help="Sizes to compare with: auto (the file's own) or those of a published adapter, such as instantid, plus-sdxl, "
+    "faceid-sd15 (`ckptfix layouts` lists all).",
 )
 @adapter_options
 @click.option(
     "--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant ones; evidence on the row order."
 )
-@click.option("--checksums", is_flag=True, help="Check the checksums of the stored data too.")
+@click.option(
+    "--checksums",
+    is_flag=True,
+    help="Check the checksums of the stored data too, and the file's own if it may be a published one.",
+)
 @report_option
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
 @settings_options

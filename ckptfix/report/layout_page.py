@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ckptfix.families.known import family_of
 from ckptfix.layouts.layout import Layout, Rule
+from ckptfix.look_alikes import LOOK_ALIKES, LookAlike
+from ckptfix.products import PRODUCTS, Product
+from ckptfix.reference import UNETS
 from ckptfix.report.page import Page
 
 _KINDS = (
@@ -23,9 +27,45 @@ def layouts_page(layouts: Iterable[Layout], width: int) -> Page:
         for layout in (layout for layout in layouts if layout.kind == kind):
             page.text(layout.name, "cyan", indent=2)
             page.text(layout.title + "".join(f" ({remark})" for remark in _remarks(layout)), indent=6)
+    page.heading("Known and refused: image projections that look like an adapter's and compute something else")
+    for row in LOOK_ALIKES:
+        page.text(row.name, "cyan", indent=2)
+        page.text(row.title, indent=6)
+    page.heading("Published adapters, known by their sizes: NAME for inspect --reference")
+    for product in PRODUCTS.values():
+        page.text(product.name, "cyan", indent=2)
+        page.text(f"{product.title}; projection {family_of(product.config).name}, fed by {product.encoder}", indent=6)
     page.blank()
     page.text("Named sets: canonical = flat-st+resampler+odd, instantid = nested-bin+resampler+odd", hang=2)
+    page.text("For another family canonical has the projection of that family: flat-st+linear+odd", hang=2)
     page.text("The rules of one, and where it was seen: ckptfix layouts NAME", hang=2)
+    return page
+
+
+def look_alike_page(row: LookAlike, width: int) -> Page:
+    page = Page(width)
+    page.blank()
+    page.text(f"{row.name}: {row.title}", "bold", hang=2)
+    page.labelled("kind", "no adapter: recognised and refused")
+    page.labelled("why", row.why)
+    page.labelled("told by", row.telltale)
+    for seen in row.seen.split("; "):
+        page.labelled("seen", seen)
+    return page
+
+
+def product_page(product: Product, width: int) -> Page:
+    page = Page(width)
+    page.blank()
+    page.text(f"{product.name}: {product.title}", "bold", hang=2)
+    page.labelled("kind", "published adapter")
+    page.labelled("family", f"{product.family}, projection {family_of(product.config).name}")
+    page.labelled("encoder", product.encoder)
+    page.labelled("base", UNETS[product.config.unet].title if product.config.unet else "none known here")
+    page.labelled("class", product.config.constructor())
+    for twin in product.twins:
+        page.labelled("same shapes", twin)
+    page.labelled("seen", product.seen)
     return page
 
 
@@ -35,6 +75,8 @@ def layout_page(layouts: Iterable[Layout], width: int) -> Page:
         page.blank()
         page.text(f"{layout.name}: {layout.title}", "bold", hang=2)
         page.labelled("kind", layout.kind)
+        if layout.kind == "projection":
+            page.labelled("family", f"{layout.family.name}: {layout.family.title}")
         for alias in layout.aliases:
             page.labelled("also called", alias)
         for remark in _remarks(layout):
@@ -61,7 +103,7 @@ def _add_signature(page: Page, layout: Layout) -> None:
     for label, value in (("nesting", signature.nesting), ("container", signature.container)):
         if value:
             page.labelled(label, value)
-    for label, templates in (("requires", signature.require), ("forbids", signature.forbid)):
+    for label, templates in (("requires", signature.require), ("one of", signature.any), ("forbids", signature.forbid)):
         for template in templates:
             page.labelled(label, template.text)
 
@@ -70,6 +112,9 @@ def _add_rules(page: Page, layout: Layout) -> None:
     for label, parts in (("anywhere", layout.strip_anywhere), ("in front", layout.strip_leading)):
         if parts:
             page.labelled("takes off", f"{label}: {', '.join(f'{part}.' for part in sorted(parts))}")
+    for said in layout.size_rules:
+        sizes = (" is " if said.equal else " is not ").join(said.sizes)
+        page.labelled("sizes", f"{sizes}: {said.why}" + (f" ({said.model})" if said.model else ""))
     if layout.rules:
         page.heading("  this layout -> canonical")
         for rule in layout.rules:
@@ -89,11 +134,36 @@ def _rule_text(rule: Rule) -> str:
     return f"{foreign} -> {canonical}" + (f"  ({'; '.join(remarks)})" if remarks else "")
 
 
+def catalogue_document() -> dict[str, Any]:
+    """What is known beside the layouts."""
+    return {
+        "look_alikes": [
+            {"name": row.name, "title": row.title, "why": row.why, "telltale": row.telltale, "seen": row.seen}
+            for row in LOOK_ALIKES
+        ],
+        "products": [
+            {
+                "name": product.name,
+                "title": product.title,
+                "family": product.family,
+                "projection": family_of(product.config).name,
+                "base": product.config.unet,
+                "encoder": product.encoder,
+                "config": product.config.to_dict(),
+                "twins": list(product.twins),
+                "seen": product.seen,
+            }
+            for product in PRODUCTS.values()
+        ],
+    }
+
+
 def layout_document(layout: Layout, *, rules: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": layout.name,
         "title": layout.title,
         "kind": layout.kind,
+        "family": layout.family.name if layout.kind == "projection" else None,
         "aliases": list(layout.aliases),
         "declared": layout.declared,
         "reversible": layout.reversible,
