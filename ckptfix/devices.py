@@ -64,6 +64,33 @@ def choose_device(requested: str) -> Device:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Present:
+    """One device of this machine: its kind, its name, and bytes of memory, free and in all (0 where unknown)."""
+
+    kind: str
+    name: str
+    free: int = 0
+    total: int = 0
+
+
+def present_devices() -> tuple[list[Present], list[str]]:
+    """The GPUs that work, and why there are no others."""
+    present: list[Present] = []
+    reasons: list[str] = []
+    for kind in TITLES:
+        reason = _why_not(kind)
+        if reason is not None:
+            reasons.append(reason)
+        elif kind == "mps":
+            present.append(Present(kind, TITLES[kind]))
+        else:
+            for index in range(torch.cuda.device_count()):
+                free, total = torch.cuda.mem_get_info(index)
+                present.append(Present(kind, torch.cuda.get_device_name(index), free, total))
+    return present, reasons
+
+
 def _why_not(name: str) -> str | None:
     """None if a small computation on the device works."""
     if name == "cuda" and torch.version.cuda is None and torch.version.hip is None:

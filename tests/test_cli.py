@@ -28,6 +28,7 @@ from tests.fixtures.make_checkpoints import (
     split_kv,
     without,
 )
+from tests.onnx_models import write_pack
 
 ROOT = Path(__file__).parents[1]
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1691134141\n"
@@ -310,6 +311,32 @@ def test_explain_checks_the_file(command: Run, queries: Path) -> None:
     document = json.loads(out)
     assert (code, document["kind"], document["causes"][0]["code"]) == (0, "checkpoint", "layout")
     assert command("explain", text, "--file", "none.bin")[0] == 2
+
+
+# -- doctor ------------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_shows_a_block_to_paste(command: Run) -> None:
+    code, out, err = command("doctor")
+    assert (code in (0, 1), err) == (True, "")
+    assert out.startswith("the environment: ")
+    block = out.partition("For a bug report\n")[2].splitlines()
+    assert (block[0], block[-1]) == ("```", "```")
+    assert block[1].startswith(f"ckptfix {ckptfix.__version__}, Python 3.")
+    assert command("doctor", "--fix")[0] == 2
+    assert command("doctor", "bodies")[0] == 2
+
+
+def test_doctor_faces_moves_and_says_so(command: Run, tmp_path: Path) -> None:
+    nested = write_pack(tmp_path / "antelopev2" / "antelopev2")
+    code, out, err = command("doctor", "faces", "antelopev2")
+    assert (code, err) == (1, "")
+    assert "  hint         ckptfix doctor faces antelopev2 --fix\n" in out
+    code, out, err = command("doctor", "faces", "antelopev2", "--fix")
+    assert (code, err) == (0, "")
+    assert "Moved: 2 files\n  antelopev2/antelopev2/glintr100.onnx -> antelopev2/glintr100.onnx\n" in out
+    assert not nested.exists()
+    assert command("doctor", "faces", "nowhere")[0] == 2
 
 
 # -- convert -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from ckptfix import requirements
 from ckptfix.errors import ExitCode
-from ckptfix.requirements import missing_dependency, requirement
+from ckptfix.requirements import is_older, missing_dependency, requirement, wanted_versions
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
@@ -43,6 +43,35 @@ def test_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(requirements, "requires", absent)
     assert requirement("torch") == "torch"
+    assert wanted_versions() == {}
+
+
+def test_what_is_wanted_and_by_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "click>=8.1",
+        'torch >=2.4 ; extra == "verify"',
+        'torch>=2.5; extra == "generate"',
+        'ckptfix[hub]; extra == "all"',
+    ]
+    monkeypatch.setattr(requirements, "requires", lambda _: lines)
+    assert wanted_versions() == {"click": (">=8.1", ""), "torch": (">=2.4", "verify")}
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "older"),
+    [
+        ("2.3.1+cu121", ">=2.4", True),
+        ("2.4", ">=2.4.0", False),
+        ("2.10.0", ">=2.9", False),
+        ("2.5.0rc1", ">=2.4", False),
+        ("1.99", ">=2,<3", True),
+        ("unknown", ">=1", True),
+        ("1.0", "", False),
+        ("1.0", "==2.0", False),
+    ],
+)
+def test_older_by_its_numbers(version: str, least: str, older: bool) -> None:
+    assert is_older(version, least) is older
 
 
 def test_missing_dependency() -> None:

@@ -16,6 +16,7 @@ from referencing import Registry, Resource
 from tests.adapters import adapter, write
 from tests.calling import call
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin, without
+from tests.onnx_models import write_pack
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     entry.name: json.loads(entry.read_text(encoding="utf-8"))
@@ -119,6 +120,14 @@ def test_explain(tmp_path: Path) -> None:
     assert check(call("explain", "--json", source).document) == "explain"
     assert check(call("explain", "--json", "nothing that is known").document) == "explain"
     assert check(call("explain", "--json", tmp_path / "none.txt").document) == "error"
+
+
+def test_doctor(tmp_path: Path) -> None:
+    assert check(call("doctor", "--json").document) == "doctor"
+    write_pack(tmp_path / "antelopev2" / "antelopev2")
+    assert check(call("doctor", "faces", tmp_path, "--json").document) == "doctor-faces"
+    assert check(call("doctor", "faces", tmp_path, "--fix", "--json").document) == "doctor-faces"
+    assert check(call("doctor", "faces", tmp_path / "none", "--json").document) == "error"
 
 
 def test_layouts() -> None:

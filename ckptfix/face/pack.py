@@ -26,13 +26,13 @@ from ckptfix.text import printable
 
 LICENCE_NOTE: Final = "the face models of antelopev2 are licensed for non-commercial research only (insightface)"
 
-_DETECTOR: Final = "scrfd_10g_bnkps.onnx"
-_RECOGNISER: Final = "glintr100.onnx"
-_NAME: Final = "antelopev2"
-_BYTES: Final = {_DETECTOR: 16_923_827, _RECOGNISER: 260_665_334}
+DETECTOR: Final = "scrfd_10g_bnkps.onnx"
+RECOGNISER: Final = "glintr100.onnx"
+PACK: Final = "antelopev2"
+_BYTES: Final = {DETECTOR: 16_923_827, RECOGNISER: 260_665_334}
 _SHA256: Final = {
-    "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91": _DETECTOR,
-    "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf": _RECOGNISER,
+    "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91": DETECTOR,
+    "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf": RECOGNISER,
 }
 _OTHER_RECOGNISERS: Final = {
     "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43": "w600k_r50.onnx of buffalo_l",
@@ -47,8 +47,8 @@ _OTHER_BACKBONES: Final = {
     1 + 2 * (3 + 4 + 14 + 3) + 4: "IResNet-50, as in buffalo_l",
     1 + 2 * (6 + 26 + 60 + 6) + 4: "IResNet-200",
 }
-_FOREIGN_NAMES: Final = ("w600k_r50.onnx", "w600k_mbf.onnx")
-_GET: Final = (
+FOREIGN_NAMES: Final = ("w600k_r50.onnx", "w600k_mbf.onnx")
+GET_PACK: Final = (
     "download antelopev2.zip (361 MB, non-commercial research only) from "
     "https://github.com/deepinsight/insightface/releases/download/v0.7/antelopev2.zip "
     "and unpack it in ~/.insightface/models; or give an embedding made elsewhere: --embedding E.npy"
@@ -75,30 +75,30 @@ def find_pack(folder: Path | None) -> FacePack:
     if folder is not None:
         if not folder.is_dir():
             raise _no_folder(folder)
-        places = list(_nested(folder))
+        places = list(nested_places(folder))
     else:
-        places = [place for root in _usual_places() for place in _nested(root)]
+        places = [place for root in usual_places() for place in nested_places(root)]
     partial: list[Path] = []
     for place in places:
-        present = [name for name in (_DETECTOR, _RECOGNISER) if (place / name).exists()]
+        present = [name for name in (DETECTOR, RECOGNISER) if (place / name).exists()]
         if len(present) == 2:
             return _judged(place)
-        if present or any((place / name).exists() for name in _FOREIGN_NAMES):
+        if present or any((place / name).exists() for name in FOREIGN_NAMES):
             partial.append(place)
     if partial:
         raise _incomplete(partial[0])
     raise _not_found(folder, places)
 
 
-def _usual_places() -> Iterator[Path]:
+def usual_places() -> Iterator[Path]:
     """Folders that hold `antelopev2`, or are it; the order is that of the documentation."""
     home = os.environ.get("INSIGHTFACE_HOME")
     if home:
-        yield Path(home).expanduser() / "models" / _NAME
-        yield Path(home).expanduser() / _NAME
-    yield Path("~/.insightface/models").expanduser() / _NAME
-    yield Path("models") / _NAME
-    inside = Path("models/insightface/models") / _NAME
+        yield Path(home).expanduser() / "models" / PACK
+        yield Path(home).expanduser() / PACK
+    yield Path("~/.insightface/models").expanduser() / PACK
+    yield Path("models") / PACK
+    inside = Path("models/insightface/models") / PACK
     comfy = os.environ.get("COMFYUI_PATH")
     if comfy:
         yield Path(comfy).expanduser() / inside
@@ -107,25 +107,25 @@ def _usual_places() -> Iterator[Path]:
     yield Path("~/ComfyUI").expanduser() / inside
 
 
-def _nested(folder: Path) -> Iterator[Path]:
+def nested_places(folder: Path) -> Iterator[Path]:
     """The zip holds a folder of the pack's name, so that unpacking it into one of that name nests it."""
     yield folder
-    yield folder / _NAME
-    if folder.name != _NAME:
-        yield folder / _NAME / _NAME
-        yield folder / "models" / _NAME
+    yield folder / PACK
+    if folder.name != PACK:
+        yield folder / PACK / PACK
+        yield folder / "models" / PACK
 
 
 def _judged(place: Path) -> FacePack:
     notes = [LICENCE_NOTE]
-    for name in (_DETECTOR, _RECOGNISER):
-        note = _judge(place / name, name)
+    for name in (DETECTOR, RECOGNISER):
+        note = judge(place / name, name)
         if note:
             notes.append(note)
-    return FacePack(place, place / _DETECTOR, place / _RECOGNISER, tuple(notes))
+    return FacePack(place, place / DETECTOR, place / RECOGNISER, tuple(notes))
 
 
-def _judge(path: Path, name: str) -> str:
+def judge(path: Path, name: str) -> str:
     """A note where the file is another copy than the published one; the errors of `find_pack`."""
     try:
         source = open_local(path)
@@ -143,7 +143,7 @@ def _judge(path: Path, name: str) -> str:
         return ""
     if published:
         raise _wrong(path, f"is {published} under another name")
-    if name == _DETECTOR:
+    if name == DETECTOR:
         return f"{path.name} is not the published file (sha256 {digest[:12]}…): keypoints may differ from InstantID's"
     other = _OTHER_RECOGNISERS.get(digest)
     if other:
@@ -167,7 +167,7 @@ def _sha256(source: LocalFile) -> str:
 def _wrong(path: Path, what: str) -> RefusedError:
     return RefusedError(
         f"{what}: its 512 numbers are another person to InstantID",
-        hint=_GET,
+        hint=GET_PACK,
         code="face-pack",
         source=printable(str(path), 1000),
     )
@@ -178,14 +178,14 @@ def _damaged(path: Path, what: str) -> UnavailableError:
 
 
 def _incomplete(place: Path) -> CkptfixError:
-    missing = [name for name in (_DETECTOR, _RECOGNISER) if not (place / name).exists()]
-    foreign = [name for name in _FOREIGN_NAMES if (place / name).exists()]
+    missing = [name for name in (DETECTOR, RECOGNISER) if not (place / name).exists()]
+    foreign = [name for name in FOREIGN_NAMES if (place / name).exists()]
     shown = printable(str(place), 1000)
-    if foreign and _RECOGNISER in missing:
+    if foreign and RECOGNISER in missing:
         return RefusedError(
             f"holds {foreign[0]} (insightface's buffalo packs), not glintr100.onnx of antelopev2: "
             "its 512 numbers are another person to InstantID",
-            hint=_GET,
+            hint=GET_PACK,
             code="face-pack",
             source=shown,
         )
@@ -199,9 +199,9 @@ def _not_found(folder: Path | None, places: list[Path]) -> UnavailableError:
     if folder is None:
         message = f"the face pack antelopev2 was not found; looked in {', '.join(_roots(looked))}"
     else:
-        message = f"holds neither {_DETECTOR} nor {_RECOGNISER} (nor does its folder {_NAME})"
+        message = f"holds neither {DETECTOR} nor {RECOGNISER} (nor does its folder {PACK})"
         archive = next(
-            (path for path in (folder / f"{_NAME}.zip", folder / _NAME / f"{_NAME}.zip") if path.is_file()), None
+            (path for path in (folder / f"{PACK}.zip", folder / PACK / f"{PACK}.zip") if path.is_file()), None
         )
         if archive:
             return UnavailableError(
@@ -211,12 +211,12 @@ def _not_found(folder: Path | None, places: list[Path]) -> UnavailableError:
                 source=printable(str(folder), 1000),
             )
     source = None if folder is None else printable(str(folder), 1000)
-    return UnavailableError(message, hint=_GET, code="face-pack", source=source, looked=looked)
+    return UnavailableError(message, hint=GET_PACK, code="face-pack", source=source, looked=looked)
 
 
 def _roots(looked: list[str]) -> list[str]:
     """Without the nested variants of a folder named before."""
-    return [place for place in looked if not place.endswith(f"{_NAME}{os.sep}{_NAME}")]
+    return [place for place in looked if not place.endswith(f"{PACK}{os.sep}{PACK}")]
 
 
 def _no_folder(folder: Path) -> UsageError:

@@ -30,7 +30,7 @@ if sys.platform == "darwin":
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["PendingFile", "check_target", "replacing", "write_text"]
+__all__ = ["PendingFile", "check_target", "move_without_replacing", "replacing", "write_text"]
 
 # Gathers headers and paddings; a larger piece goes to the system as it is, uncopied.
 _BUFFER_BYTES = 128 << 10
@@ -154,7 +154,7 @@ class PendingFile:
                 self.path.replace(self._resolved)
             else:
                 try:
-                    _move_without_replacing(self.path, self._resolved)
+                    move_without_replacing(self.path, self._resolved)
                 except FileExistsError:
                     raise target_exists(self._target) from None
         forget(self.path)
@@ -224,7 +224,7 @@ def _flush_to_disk(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _move_without_replacing(source: Path, target: Path) -> None:
+def move_without_replacing(source: Path, target: Path) -> None:
     """FileExistsError if anything is at `target`, without a moment in which it could appear.
 
     Only a file system without hard links (FAT, some network shares) leaves such a moment between look and rename.
