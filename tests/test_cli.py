@@ -495,6 +495,15 @@ def test_without_torch_verify_names_what_to_install(queries: Path, tmp_path: Pat
     assert converted.returncode == 0
 
 
+def test_without_torch_the_self_test_names_what_to_install(tmp_path: Path) -> None:
+    environment = environment_without(tmp_path, "torch")
+    for more in ((), ("--dry-run",), ("--json",)):
+        done = process("generate", "--base", "tiny", *more, env=environment, cwd=ROOT)
+        assert done.returncode == 5
+        assert "error: torch is not installed\nhint: pip install 'torch>=2.4'\n" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_layouts_lists_and_explains(command: Run) -> None:
     code, out, _ = command("layouts")
     assert code == 0

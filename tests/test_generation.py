@@ -299,7 +299,6 @@ def lora(names: list[str], width: int | None = None) -> dict[str, torch.Tensor]:
 
 
 def test_a_lora_weighs_as_much_as_asked(here: Path) -> None:
-    pytest.importorskip("peft")
     save_file(lora(["unet"]), "style.safetensors")
     save_file(lora(["unet"], width=9), "wide.safetensors")
     save_file(lora(["transformer"]), "other.safetensors")

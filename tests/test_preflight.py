@@ -650,7 +650,7 @@ def test_loras_that_cannot_be(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     write_weights(here / "style.safetensors")
     monkeypatch.setattr("ckptfix.generation.preflight.find_spec", lambda name: None)
-    says(stopped(lora=Path("style.safetensors")), 5, "peft is not installed", "pip install 'peft'")
+    says(stopped(lora=Path("style.safetensors")), 5, "peft is not installed", "pip install 'peft>=0.15'")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

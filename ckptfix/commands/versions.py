@@ -13,6 +13,7 @@ OPTIONAL = {
     "diffusers": "generate",
     "transformers": "generate",
     "accelerate": "generate",
+    "peft": "generate --lora",
     "onnxruntime": "generate",
     "huggingface_hub": "hub",
 }

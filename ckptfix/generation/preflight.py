@@ -59,6 +59,8 @@ def run_preflight(
     targets = _targets(wishes, recipe, gathering)
     _check_libraries(gathering)
     ready = not gathering.problems
+    if wishes.self_test:  # its pieces are made by those libraries, so nothing more can be said without them
+        gathering.check()
     adapter = _adapter(wishes, gathering, stack)
     device = _device(wishes, gathering) if _needs_device(wishes, adapter, gathering) else None
     recipe = replace(recipe, dtype=recipe.dtype or ("float32" if device in (None, "cpu") else "float16"))
