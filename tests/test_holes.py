@@ -19,6 +19,7 @@ from tests.reading import write
 TENSOR = files.tensor("0", (2, 3))
 SIX = struct.pack("<6f", *range(6))
 KINDS = sorted(hostile_files.calls(""))
+INDIRECT = sorted(hostile_files.indirect_calls(""))
 
 
 def holding(value: bytes, *, protocol: int = 2) -> bytes:
@@ -49,19 +50,21 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("live")
     program = (
         "import os, pickle, sys\n"
-        "for name in sys.argv[2:]:\n"
+        "for number in range(int(sys.argv[2])):\n"
         "    if not os.fork():\n"
-        "        try: pickle.loads(open(f'{sys.argv[1]}/{name}.pkl', 'rb').read())\n"
+        "        try: pickle.loads(open(f'{sys.argv[1]}/{number}.pkl', 'rb').read())\n"
         "        except Exception: pass\n"
         "        os._exit(0)\n"
         "    os.wait()\n"
         "import time; time.sleep(0.3)\n"  # Popen does not wait
     )
-    for kind in KINDS:
-        body = hostile_files.calls(f"touch '{folder}/{kind}.ran'")[kind]
-        write(folder / f"{kind}.pkl", files.proto(body, 4))
-    subprocess.run([sys.executable, "-c", program, str(folder), *KINDS], check=True, capture_output=True, timeout=60)
-    return {path.stem for path in folder.glob("*.ran")}
+    ways = [(hostile_files.calls, kind) for kind in KINDS] + [(hostile_files.indirect_calls, kind) for kind in INDIRECT]
+    for number, (bodies, kind) in enumerate(ways):
+        body = bodies(f"touch '{folder}/{number}.ran'")[kind]
+        write(folder / f"{number}.pkl", files.proto(body, 4))
+    command = [sys.executable, "-c", program, str(folder), str(len(ways))]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return {kind for number, (_, kind) in enumerate(ways) if (folder / f"{number}.ran").exists()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,6 +79,25 @@ def test_calls_that_forbidden_names_miss(tmp_path: Path, live: set[str], kind: s
     assert unsafe["message"].endswith(", which no checkpoint needs")
     assert unsafe["hint"].startswith("nothing was run; do not load this file with torch.load(weights_only=False)")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", INDIRECT)
+def test_calls_by_way_of_harmless_things(tmp_path: Path, live: set[str], kind: str) -> None:
+    assert kind in live, "the fixture is harmless and proves nothing"
+    body = hostile_files.indirect_calls(f"touch {tmp_path}/ran")[kind]
+    found = refused(write(tmp_path / "a.bin", holding(body, protocol=4)))
+    assert found.code == ExitCode.UNSAFE
+    told = found.document.get("error") or found.findings("error")["unsafe"]
+    assert told["code"] == "unsafe"
+    assert told["message"].startswith("the pickle calls ")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_of_tensors_runs_pickles_inside_it(tmp_path: Path) -> None:
+    raw = files.proto(files.call("torch.storage", "_load_from_bytes", b"C\x01x"), 4)
+    found = refused(write(tmp_path / "a.bin", raw))
+    assert (found.code, found.error["code"]) == (ExitCode.UNSAFE, "unsafe")
+    assert found.error["global"] == "torch.storage._load_from_bytes"
 
 
 def test_the_call_is_named(tmp_path: Path) -> None:
@@ -218,6 +240,59 @@ def test_a_quantised_tensor_with_strides_out_of_bounds(tmp_path: Path) -> None:
     assert found.findings()["quantised"]["message"] == (
         "q: is a quantised tensor, which has no plain values to copy; left out"
     )
+
+
+# -- tensors that are others than their builder says ------------------------------------------------------------------
+
+HOOKS = files.call("collections", "OrderedDict")
+
+
+@pytest.mark.parametrize("key", ["data", "real"])
+@pytest.mark.parametrize("way", ["parameter", "subclass", "slots"])
+def test_attributes_that_replace_a_tensors_values(tmp_path: Path, key: str, way: str) -> None:
+    """torch.load(weights_only=True) gives the other tensor."""
+    other = files.dict_of({key: files.tensor("1", (2, 3))})
+    if way == "subclass":
+        parts = (files.storage("0", 6), files.number(0), *[files.tuple_of(files.number(6))] * 2, b"\x89", HOOKS)
+        builder, kind = files.name("torch._utils", "_rebuild_tensor_v2"), files.name("torch", "Tensor")
+        body = files.call("torch._tensor", "_rebuild_from_type_v2", builder, kind, files.tuple_of(*parts), other)
+    else:
+        state = files.tuple_of(files.NONE, other) if way == "slots" else other
+        body = files.call("torch._utils", "_rebuild_parameter_with_state", TENSOR, b"\x89", HOOKS, state)
+    data = files.torch_zip(files.proto(files.dict_of({"a": body})), {"0": SIX, "1": bytes(24)})
+    found = refused(write(tmp_path / "a.bin", data))
+    assert (found.code, found.error["code"]) == (ExitCode.UNREADABLE, "bounds")
+    assert found.error["message"] == "tensor a: has attributes that would take the place of its values"
+
+
+def test_attributes_of_a_parameter_that_are_only_kept(tmp_path: Path) -> None:
+    kept = files.dict_of({"_is_hf_initialized": b"\x88"})
+    body = files.call("torch._utils", "_rebuild_parameter_with_state", TENSOR, b"\x89", HOOKS, kept)
+    found = call("inspect", "--json", write(tmp_path / "a.bin", holding(body)))
+    assert found.document["unexpected"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["Tensor", "nn.parameter.Parameter"])
+def test_a_tensor_of_no_storage(tmp_path: Path, kind: str) -> None:
+    """torch.Tensor(5) would be memory that nobody filled."""
+    module, _, word = f"torch.{kind}".rpartition(".")
+    found = refused(write(tmp_path / "a.bin", holding(files.call(module, word, files.number(5)))))
+    assert (found.code, found.error["code"]) == (ExitCode.UNREADABLE, "bounds")
+
+
+def test_a_dictionary_made_without_its_arguments(tmp_path: Path) -> None:
+    """NEWOBJ gives pairs to __new__, which drops them: whoever reads them sees tensors that nobody gets."""
+    pairs = files.EMPTY_LIST + files.tuple_of(files.text("k"), TENSOR) + b"a"
+    body = hostile_files.made("collections", "OrderedDict", pairs)
+    found = call("inspect", "--json", write(tmp_path / "a.bin", holding(body)))
+    assert found.document["unexpected"] == ["a"]
+
+
+@pytest.mark.parametrize("other", [b"\x88", b"G" + struct.pack(">d", 1)], ids=["True", "1.0"])
+def test_two_spellings_of_one_key(tmp_path: Path, other: bytes) -> None:
+    body = files.EMPTY_DICT + files.number(1) + TENSOR + files.SETITEM + other + TENSOR + files.SETITEM
+    found = refused(write(tmp_path / "a.bin", holding(body)))
+    assert (found.code, found.error["code"]) == (ExitCode.UNREADABLE, "name")
 
 
 # -- bombs ------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,15 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "dtype": (safetensors({"a": entry([2], 0, 8, "F33")}, bytes(8)), "tensor a has the unknown element type F33"),
     "overflow": (
         safetensors({"a": entry([1 << 62, 1 << 62], 0, 8)}, bytes(8)),
-        f"tensor a takes 8 bytes, but its shape and type need {1 << 126:,}",
+        "tensor a has sizes whose product no reader can hold",
+    ),
+    "overflow before a zero": (
+        safetensors({"a": entry([1 << 62, 1 << 62, 0], 0, 0)}),
+        "tensor a has sizes whose product no reader can hold",
+    ),
+    "negative zero": (
+        safetensors('{"a":{"dtype":"F32","shape":[1],"data_offsets":[-0,4]}}', bytes(4)),
+        "tensor a has a shape or offsets that are no lists of numbers from 0 up",
     ),
     "negative": (
         safetensors({"a": entry([-2], 0, 8)}, bytes(8)),

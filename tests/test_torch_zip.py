@@ -20,6 +20,7 @@ from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import Limits
 from ckptfix.manifest import DTYPES
 from tests.fixtures import broken_files as files
+from tests.fuzzing.samples import Member, ZipSample
 from tests.reading import assert_same, codes, manifest_of, refusal_of, stored_bytes, write
 
 
@@ -364,7 +365,52 @@ def overlapping() -> bytes:
     return bytes(data)
 
 
+def parts_of(change: Callable[[Member], object]) -> bytes:
+    """A healthy archive after a change of data/0, all around it made to fit."""
+    sample = ZipSample.parse(files.healthy_zip())
+    change(next(member for member in sample.members if member.name.endswith(b"data/0")))
+    return sample.build()
+
+
+def described(change: Callable[[Member], object]) -> Callable[[Member], None]:
+    """Sizes and checksum after the data, as torch writes them; then a change."""
+
+    def describe(member: Member) -> None:
+        member.flags |= 8
+        member.local |= {"crc": 0, "stored": 0, "size": 0}
+        member.describe()
+        change(member)
+
+    return describe
+
+
+def lie(member: Member) -> None:
+    member.descriptor = member.descriptor[:-1] + b"\x01"
+
+
+def second_name(name: bytes) -> Callable[[Member], None]:
+    """The Unicode Path field of Info-ZIP: version, checksum of the name, the name."""
+
+    def name_again(member: Member) -> None:
+        body = struct.pack("<BL", 1, zlib.crc32(member.name)) + name
+        member.central["extra"] = struct.pack("<HH", 0x7075, len(body)) + body
+
+    return name_again
+
+
 STRANGE = {
+    "descriptor of another size": (
+        parts_of(described(lie)),
+        "archive/data/0 has another size or checksum after its data",
+    ),
+    "no descriptor": (
+        parts_of(described(lambda member: setattr(member, "descriptor", b""))),
+        "archive/data/0 has another size or checksum after its data",
+    ),
+    "two names": (
+        parts_of(second_name(b"archive/data/1")),
+        "archive/data/0 has another name in its extra field",
+    ),
     "data.pkl twice": (twice_named("archive/data.pkl"), "it has two records named archive/data.pkl"),
     "name twice but for case": (twice_named("archive/DATA.PKL"), "it has two records named archive/DATA.PKL"),
     "data.pkl in two folders": (twice_named("other/data.pkl"), None),
@@ -383,6 +429,11 @@ STRANGE = {
     "encrypted inside": (with_local(put(6, b"\x01")), "archive/data/0 is packed in another way by its own header"),
     "no header": (with_local(put(0, b"XX")), "archive/data/0 has another name in its own header"),
 }
+
+
+def test_descriptors_and_names_that_agree_are_sound(tmp_path: Path) -> None:
+    for data in (parts_of(described(lambda member: None)), parts_of(second_name(b"archive/data/0"))):
+        assert list(manifest_of(write(tmp_path / "a.bin", data)).tensors) == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", STRANGE)

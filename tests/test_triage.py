@@ -94,11 +94,6 @@ ARRIVALS: dict[str, tuple[bytes, str, str]] = {
         "",
         "is a Python pickle (list of 2 values), but not one that torch.save wrote",
     ),
-    "pickle of a tensor without torch.save": (
-        pickle.dumps({"a": torch.ones(1)}),
-        "",
-        "is a Python pickle (dict of 1 value), but not one that torch.save wrote",
-    ),
     "broken pickle": (
         b"\x80\x02\xff",
         "",
@@ -125,6 +120,16 @@ def test_arrivals_that_are_no_checkpoint_are_named(tmp_path: Path, kind: str) ->
         error = refusal_of(write(tmp_path / f"a{suffix}", data))
         assert (error.exit_code, error.code) == (ExitCode.UNREADABLE, code or "not-a-checkpoint")
         assert error.message == message
+
+
+def test_a_pickle_of_tensors_without_torch_save(tmp_path: Path) -> None:
+    error = refusal_of(write(tmp_path / "a.bin", pickle.dumps({"a": torch.ones(1)})))
+    assert (error.exit_code, error.code) == (ExitCode.UNSAFE, "unsafe")
+    assert error.message == (
+        "is a Python pickle of tensors that torch.save did not write: loading it calls "
+        "torch.storage._load_from_bytes, which runs whatever pickles are inside"
+    )
+    assert error.hint == "where it was made, save it with torch.save or safetensors instead of pickle.dump"
 
 
 def test_a_pointer_gives_size_and_sha256_to_scripts(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ckptfix.errors import UnreadableError
+from ckptfix.errors import UnreadableError, UnsafeError
 from ckptfix.formats.bytesource import ByteSource, LocalFile, read_some
 from ckptfix.formats.limits import Limits
 from ckptfix.formats.pickle_nodes import PickledDict, PickleError
@@ -20,6 +20,7 @@ _BLOCK: Final = 512
 _ZERO_SCAN: Final = 512 << 20
 _STEP: Final = 1 << 20
 _AGAIN: Final = "get the file again"
+_SAVE_ANEW: Final = "where it was made, save it with torch.save or safetensors instead of pickle.dump"
 _DOWNLOAD: Final = (
     "download the file itself: on Hugging Face use the download button or an address with /resolve/ instead of /blob/, "
     "and log in (hf auth login) if the repository asks for it"
@@ -94,15 +95,23 @@ def _foreign_pickle(source: ByteSource, head: bytes, limits: Limits) -> Unreadab
     except PickleError as error:
         refuse_if_unsafe(error.uses, source.name)
         return _error(source, f"begins like a pickle but is none: {error}", _AGAIN) if head[:1] == b"\x80" else None
-    # Pickling a tensor without torch.save wraps the bytes of a torch.save in this call.
-    plain = {use: at for use, at in pickled.uses.items() if use[:2] != ("torch.storage", "_load_from_bytes")}
-    refuse_if_unsafe(plain, source.name)
+    # Pickling a tensor without torch.save wraps the bytes of a torch.save in a call that unpickles them.
+    within = ("torch.storage", "_load_from_bytes", "call")
+    refuse_if_unsafe({use: at for use, at in pickled.uses.items() if use != within}, source.name)
+    if within in pickled.uses:
+        raise UnsafeError(
+            "is a Python pickle of tensors that torch.save did not write: loading it calls "
+            "torch.storage._load_from_bytes, which runs whatever pickles are inside",
+            hint=_SAVE_ANEW,
+            source=source.name,
+            **{"global": "torch.storage._load_from_bytes"},
+        )
     root = pickled.root
     what = f"dict of {plural(len(root.items or ()) // 2, 'value')}" if isinstance(root, PickledDict) else describe(root)
     return _error(
         source,
         f"is a Python pickle ({what}), but not one that torch.save wrote",
-        "where it was made, save it with torch.save or safetensors instead of pickle.dump",
+        _SAVE_ANEW,
     )
 
 
@@ -131,7 +140,7 @@ def _web_page(source: ByteSource, head: bytes) -> UnreadableError | None:
         return None
     from html import unescape  # only here: start-up time
 
-    title = re.search(r"<title[^>]*>(.*?)</title", text, re.I | re.S)
+    title = re.search(r"<title[^>]{0,200}>(.{0,1000}?)</title", text, re.I | re.S)
     named = f' titled "{printable(" ".join(unescape(title[1]).split()), 100)}"' if title else ""
     return _error(source, f"is a web page{named}, not a checkpoint", _DOWNLOAD, "html-page")
 

@@ -39,7 +39,10 @@ REFUSED_BUILDERS: Final[Mapping[str, str]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "device",
     "torch._utils._rebuild_xla_tensor": "device",
 }
-TENSOR_BUILDERS: Final = DENSE_BUILDERS | PARAMETER_BUILDERS | SUBCLASS_BUILDERS | REFUSED_BUILDERS.keys()
+TENSOR_CLASSES: Final = frozenset({"torch.Tensor", "torch._tensor.Tensor"})  # torch names them and never calls them
+TENSOR_BUILDERS: Final = (
+    DENSE_BUILDERS | PARAMETER_BUILDERS | SUBCLASS_BUILDERS | TENSOR_CLASSES | REFUSED_BUILDERS.keys()
+)
 DICTIONARIES: Final = frozenset({"collections.OrderedDict", "collections.defaultdict", "collections.Counter"})
 
 # Plain values that the pickle has no opcode for.
@@ -113,7 +116,6 @@ _TORCH_STORAGES: Final[Mapping[str, str]] = {
     "UntypedStorage": "",
 }
 _STORAGE_MODULES: Final = frozenset({"torch", "torch.cuda", "torch.storage", "__torch__.torch", "torch.sparse"})
-_TENSOR_CLASSES: Final = frozenset({"torch.Tensor", "torch._tensor.Tensor"} | PARAMETER_BUILDERS)
 # Builders that call what their arguments name: how each argument in turn is used.
 CALLED_THROUGH: Final[Mapping[str, tuple[str, ...]]] = {
     "torch._tensor._rebuild_from_type": ("call", "make"),
@@ -123,6 +125,7 @@ CALLED_THROUGH: Final[Mapping[str, tuple[str, ...]]] = {
     "copy_reg._reconstructor": ("make", "call"),
     "numpy.core.multiarray._reconstruct": ("make",),
     "numpy._core.multiarray._reconstruct": ("make",),
+    "collections.defaultdict": ("call",),  # its factory, for a key that is missing
 }
 
 
@@ -137,7 +140,7 @@ def classify(use: Use) -> Class:
     full = f"{module}.{name}"
     if name == COMPUTED or how == "change":
         return "unsafe"
-    if full in TENSOR_BUILDERS or full in DICTIONARIES or full in _TENSOR_CLASSES or full in _PLAIN:
+    if full in TENSOR_BUILDERS or full in DICTIONARIES or full in _PLAIN:
         return "builder"
     if module in ("builtins", "__builtin__") and name in _BUILTINS:
         return "builder"

@@ -6,7 +6,8 @@ import pickletools
 from typing import Any, Final
 
 from ckptfix.formats.limits import Limits, limit_error
-from ckptfix.formats.pickle_globals import CALLED_THROUGH, DICTIONARIES, TENSOR_BUILDERS
+from ckptfix.formats.pickle_gadgets import ADDING, BUILDING, called_by_call, called_by_making, called_by_name
+from ckptfix.formats.pickle_globals import DICTIONARIES, TENSOR_BUILDERS
 from ckptfix.formats.pickle_nodes import (
     COMPUTED,
     Call,
@@ -33,7 +34,21 @@ class Machine:
     `fence` is the height that the stack may not sink below: where its last mark is.
     """
 
-    __slots__ = ("data", "fence", "limits", "marks", "memo", "offset", "persistent", "position", "stack", "uses")
+    __slots__ = (
+        *(
+            "_handed_over",
+            "data",
+            "fence",
+            "limits",
+            "marks",
+            "memo",
+            "offset",
+            "persistent",
+            "position",
+            "stack",
+            "uses",
+        ),
+    )
 
     def __init__(self, data: bytes, start: int, limits: Limits) -> None:
         self.uses: dict[Use, int] = {}
@@ -46,6 +61,7 @@ class Machine:
         self.fence = 0
         self.marks: list[int] = []  # the fences below this one
         self.memo: dict[int, Any] = {}
+        self._handed_over = 0  # values
 
     # -- arguments -------------------------------------------------------------------------------------------------
 
@@ -141,13 +157,41 @@ class Machine:
         self.push(found)
 
     def make(self, callee: Any, arguments: Any, how: str) -> None:
+        """Push what a call of `callee` ("call") or an instance of it ("make") would be."""
+        if not isinstance(arguments, tuple):
+            raise PickleError(f"the pickle calls something with no tuple of arguments at byte {self.offset:,}")
         self.use(callee, how)
-        inner = CALLED_THROUGH.get(str(callee)) if isinstance(callee, Global) else None
-        if inner and isinstance(arguments, tuple):
-            for argument, inner_how in zip(arguments, inner, strict=False):
-                self.use(argument, inner_how)
-        made = _plain(str(callee), arguments) if isinstance(callee, Global) else None
+        if not isinstance(callee, Global):
+            self.push(Call(callee, arguments, self.offset))
+            return
+        self._count_handed_over(str(callee), arguments)
+        for inner, inner_how in (called_by_call if how == "call" else called_by_making)(callee, arguments):
+            self.use(inner, inner_how)
+        made = self._plain(str(callee), arguments, how)
         self.push(Call(callee, arguments, self.offset) if made is None else made)
+
+    def _count_handed_over(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Every call looks at its arguments, and a dictionary copies what it is made of: one list in many calls."""
+        self._handed_over += len(arguments)
+        for argument in arguments if name in DICTIONARIES else ():
+            values = argument.items if isinstance(argument, PickledDict) else argument
+            self._handed_over += len(values) if isinstance(values, list | tuple) else 0
+        if self._handed_over > self.limits.nodes:
+            raise limit_error("nodes", f"the pickle hands over {self.limits.nodes:,} values to calls")
+
+    @staticmethod
+    def _plain(name: str, arguments: tuple[Any, ...], how: str) -> Any:
+        """What a dictionary type or the byte encoder makes, or None for anything else."""
+        if name in DICTIONARIES:
+            if how == "make":  # their __new__ looks at no argument
+                return PickledDict()
+            return _dictionary(arguments[name == "collections.defaultdict" :], counts=name == "collections.Counter")
+        if name == "__builtin__.bytes" and not arguments:
+            return b""
+        if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
+            # how protocols 0 to 2 write bytes
+            return _latin(arguments[0])
+        return None
 
     def persist(self, value: Any) -> None:
         """Push a storage; a module class, which torch wraps to keep its source text beside it, is just the class."""
@@ -163,7 +207,9 @@ class Machine:
             raise PickleError(f"the pickle sets a key without a value at byte {self.offset:,}")
         if isinstance(target, Global):
             self.use(target, "change")
-        elif pairs and isinstance(target, (PickledDict, Call)) and not _builds_tensor(target):
+            return
+        self._refuse_finished(target, ADDING)
+        if pairs and isinstance(target, (PickledDict, Call)) and not _builds_tensor(target):
             target.items = [] if target.items is None else target.items
             target.items += values
         elif not pairs and isinstance(target, list):
@@ -178,28 +224,22 @@ class Machine:
         target = self.top()
         if _builds_tensor(target):  # torch would call set_ with the state: another shape, another storage
             raise PickleError(f"the pickle changes a finished tensor at byte {self.offset:,}")
+        self._refuse_finished(target, BUILDING)
         if isinstance(target, (Call, PickledDict)):
             target.state = state
         else:
             self.use(target, "change")
 
+    def _refuse_finished(self, target: Any, hooks: tuple[str, ...]) -> None:
+        """Attributes come last: what follows them would be done by them, and no pickler writes it."""
+        if isinstance(target, Call | PickledDict) and target.state is not None:
+            for value, how in called_by_name(target.state, hooks):
+                self.use(value, how)
+            raise PickleError(f"the pickle changes a finished object at byte {self.offset:,}")
+
 
 def _builds_tensor(target: Any) -> bool:
     return isinstance(target, Call) and isinstance(target.callee, Global) and str(target.callee) in TENSOR_BUILDERS
-
-
-def _plain(name: str, arguments: Any) -> Any:
-    """What a call of a dictionary type or of the byte encoder makes, or None for any other call."""
-    if not isinstance(arguments, tuple):
-        return None
-    if name == "__builtin__.bytes" and not arguments:
-        return b""
-    if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
-        # how protocols 0 to 2 write bytes
-        return _latin(arguments[0])
-    if name in DICTIONARIES:
-        return _dictionary(arguments[name == "collections.defaultdict" :], counts=name == "collections.Counter")
-    return None
 
 
 def _latin(text: Any) -> bytes | Long | None:

@@ -204,7 +204,9 @@ def _newobj(machine: Machine, argument: bytes) -> None:
 
 def _newobj_ex(machine: Machine, argument: bytes) -> None:
     callee, arguments, keywords = machine.pop_last(3)
-    machine.make(callee, (arguments, keywords), "make")
+    if not isinstance(arguments, tuple) or not isinstance(keywords, PickledDict):
+        raise PickleError(f"the pickle makes an object of no arguments at byte {machine.offset:,}")
+    machine.make(callee, (*arguments, *(keywords.items or ())[1::2]), "make")
 
 
 def _inst(machine: Machine, argument: bytes) -> None:

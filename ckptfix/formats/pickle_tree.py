@@ -102,6 +102,7 @@ class Tree:
         """Parameters, persistent buffers and submodules, in the order of torch.nn.Module.state_dict."""
         hidden = attributes.get("_non_persistent_buffers_set")
         transient = _elements(hidden)
+        self._count(len(transient))
         children: list[Child] = []
         for kind in ("_parameters", "_buffers", "_modules"):
             members = attributes.get(kind)
@@ -116,10 +117,11 @@ class Tree:
     def _named(self, node: PickledDict) -> list[Child]:
         items = node.items or ()
         named: dict[str, tuple[type, Any]] = {}
+        numbers: dict[float, str] = {}
         for index in range(0, len(items) - 1, 2):
             key = self._key(items[index], index // 2)
             kind = type(items[index])
-            if key in named and named[key][0] is not kind:
+            if (key in named and named[key][0] is not kind) or not _is_own_key(items[index], key, numbers):
                 raise UnreadableError(
                     f"a dictionary has two keys that both read {printable(key)}",
                     hint="rename the keys where the file was made",
@@ -135,7 +137,7 @@ class Tree:
             if len(key) > self._limits.key_length:
                 raise limit_error("key_length", f"a dictionary key has {len(key):,} characters")
             return key
-        if key is None or isinstance(key, (bool, float)) or (isinstance(key, int) and key.bit_length() <= 64):
+        if key is None or (isinstance(key, float) and key == key) or (isinstance(key, int) and key.bit_length() <= 64):
             return str(key)
         return f"<key {index}>"
 
@@ -143,6 +145,13 @@ class Tree:
         self._visited += visited
         if self._visited > self._limits.nodes:
             raise limit_error("nodes", f"the pickle has over {self._limits.nodes:,} values to look at")
+
+
+def _is_own_key(key: Any, text: str, numbers: dict[float, str]) -> bool:
+    """Whether a key is no other spelling of a number before it: 1, 1.0 and True are one key."""
+    if not isinstance(key, int | float) or text.startswith("<"):
+        return True
+    return numbers.setdefault(key, text) == text
 
 
 def dictionary(node: PickledDict) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from json.decoder import scanstring  # type: ignore[attr-defined]
+from operator import mul
 from typing import Any, Final
 
 from ckptfix.errors import UnreadableError
@@ -157,7 +159,12 @@ class _Header:
         if end < 0:
             raise self._bad(f"the entry of {printable(name)} has no end")
         try:
-            entry = json.loads(self._text[self._at : end + 1], object_pairs_hook=_pairs, parse_constant=_no_constant)
+            entry = json.loads(
+                self._text[self._at : end + 1],
+                object_pairs_hook=_pairs,
+                parse_constant=_no_constant,
+                parse_int=_from_zero_up,
+            )
         except (ValueError, RecursionError) as error:
             raise self._bad(f"the entry of {printable(name)} is no sound JSON") from error
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -200,6 +207,11 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) != len(pairs):
         raise ValueError("doubled key")
     return dict(pairs)
+
+
+def _from_zero_up(word: str) -> int:
+    """-1 for whatever is written with a minus, -0 too: the library takes that for a fraction."""
+    return -1 if word.startswith("-") else int(word)
 
 
 def _no_constant(word: str) -> Any:
@@ -252,6 +264,8 @@ def _offsets(name: str, entry: dict[str, Any], source: ByteSource) -> tuple[int,
         raise _bad(source, f"tensor {shown} has the unknown element type {printable(str(word), 40)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise _bad(source, f"tensor {shown} has a shape or offsets that are no lists of numbers from 0 up")
+    if any(size >= 1 << 64 for size in accumulate(shape, mul)):  # though a size of 0 after it would make it nothing
+        raise _bad(source, f"tensor {shown} has sizes whose product no reader can hold")
     bits = math.prod(shape) * (DTYPES[word].itemsize * 8 if word in DTYPES else _OTHER_DTYPES[word])
     start, end = offsets
     if bits % 8 or end - start != bits // 8:

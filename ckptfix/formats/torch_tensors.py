@@ -14,6 +14,7 @@ from ckptfix.formats.pickle_globals import (
     PARAMETER_BUILDERS,
     REFUSED_BUILDERS,
     SUBCLASS_BUILDERS,
+    TENSOR_BUILDERS,
     storage_dtype,
 )
 from ckptfix.formats.pickle_nodes import Call, Global, PersistentId, PickledDict
@@ -23,6 +24,8 @@ from ckptfix.text import plural, printable
 
 _MAX_RANK = 64
 _MAX_SIZE = 1 << 63
+_MAX_ATTRIBUTES = 100
+_VALUE_ATTRIBUTES = frozenset({"data", "real", "imag", "__class__", "__dict__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +110,7 @@ def collect_tensors(root: Any, locate: Locate, stored: int, limits: Limits, sour
 
 def is_tensor(node: Any) -> bool:
     """Whether a node is a call of one of torch's tensor builders."""
-    return isinstance(node, Call) and isinstance(node.callee, Global) and _is_builder(str(node.callee), node.arguments)
-
-
-def _is_builder(name: str, arguments: Any) -> bool:
-    if name in DENSE_BUILDERS or name in REFUSED_BUILDERS:
-        return True
-    if not isinstance(arguments, tuple) or not arguments:
-        return False
-    return name in PARAMETER_BUILDERS or name in SUBCLASS_BUILDERS
+    return isinstance(node, Call) and isinstance(node.callee, Global) and str(node.callee) in TENSOR_BUILDERS
 
 
 class IllFormedError(Exception):
@@ -224,6 +219,8 @@ def _unwrap(call: Call) -> tuple[str, tuple[Any, ...]]:
     for _ in range(8):
         if not isinstance(arguments, tuple):
             break
+        if builder in PARAMETER_BUILDERS | SUBCLASS_BUILDERS:
+            _check_attributes(arguments[3:4])
         if builder in PARAMETER_BUILDERS and arguments and is_tensor(arguments[0]):
             builder, arguments = str(arguments[0].callee), arguments[0].arguments
         elif builder in SUBCLASS_BUILDERS and len(arguments) > 2 and isinstance(arguments[0], Global):
@@ -233,6 +230,23 @@ def _unwrap(call: Call) -> tuple[str, tuple[Any, ...]]:
         else:
             break
     raise IllFormedError("its description is not one that torch writes")
+
+
+def _check_attributes(states: tuple[Any, ...]) -> None:
+    """Refuse attributes that take the place of a tensor's values (torch/_utils.py, `_set_obj_state`)."""
+    for state in states:
+        for part in state if isinstance(state, tuple) else (state,):
+            if not _VALUE_ATTRIBUTES.isdisjoint(_attributes(part)):
+                raise IllFormedError("has attributes that would take the place of its values")
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """What is set on one tensor; many tensors may share it, so it must be short."""
+    if not isinstance(node, PickledDict):
+        return {}
+    if len(node.items or ()) > 2 * _MAX_ATTRIBUTES:
+        raise IllFormedError(f"has over {_MAX_ATTRIBUTES} attributes")
+    return dictionary(node)
 
 
 def storage_id(node: Any) -> StorageId:
@@ -275,7 +289,7 @@ def _dtype_word(value: Any) -> str:
 
 def _check_metadata(values: tuple[Any, ...]) -> None:
     """torch marks a conjugated or negated view here: its bytes are not its values."""
-    marks = dictionary(values[0]) if values and isinstance(values[0], PickledDict) else {}
+    marks = _attributes(values[0]) if values else {}
     for mark in ("conj", "neg"):
         if marks.get(mark) is True:
             raise RefusedError("unsupported", f"is a lazily {mark}-flagged view, whose bytes are not its values")

@@ -7,11 +7,12 @@ or deflate only. Source of the record layouts: PKWARE APPNOTE 6.3.10, sections 4
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ckptfix.errors import UnreadableError
-from ckptfix.formats.bytesource import ByteSource, read_at
+from ckptfix.formats.bytesource import ByteSource, read_at, read_some
 from ckptfix.formats.inflation import check_inflated
 from ckptfix.formats.limits import Limits, limit_error
 from ckptfix.text import printable
@@ -34,7 +35,10 @@ _FULL32: Final = 0xFFFFFFFF
 _ENCRYPTED: Final = 0x2041  # encrypted, strong encryption, masked headers
 _FOLDER: Final = 0x10  # in the attributes of MS-DOS, which miniz believes (mz_zip_reader_is_file_a_directory)
 _UTF8: Final = 0x800  # names are UTF-8, else in the code page of MS-DOS
+_UNICODE_PATH: Final = 0x7075  # an extra field with another spelling of the name, which some readers prefer
 HAS_DESCRIPTOR: Final = 0x8
+# After the data: checksum and sizes in 32 or 64 bits, with or without a signature before them.
+_DESCRIPTORS: Final = tuple(struct.Struct(form) for form in ("<4sLLL", "<4sLQQ", "<LLL", "<LQQ"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,9 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
         name = raw_name.decode("utf-8" if flags & _UTF8 or raw_name.isascii() else "cp437")
     except UnicodeDecodeError:
         raise bad_archive(source, "a record's name is no UTF-8") from None
+    spelled = [body[5:] for kind, body in _extra_fields(extra) if kind == _UNICODE_PATH]
+    if any(spelling != name.encode() for spelling in spelled):
+        raise bad_archive(source, f"{printable(name)} has another name in its extra field")
     if not name or "\0" in name or "\\" in name:
         raise bad_archive(source, f"a record has the name '{printable(name)}'")
     shown = printable(name)
@@ -177,11 +184,7 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
 
 def _widen(extra: bytes, size: int, stored: int, header: int, source: ByteSource) -> tuple[int, int, int]:
     """The 64-bit size, stored size and header offset, for those that do not fit 32 bits."""
-    position = 0
-    while position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, position)
-        body = extra[position + 4 : position + 4 + length]
-        position += 4 + length
+    for kind, body in _extra_fields(extra):
         if kind != 1:
             continue
         values = [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
@@ -194,6 +197,14 @@ def _widen(extra: bytes, size: int, stored: int, header: int, source: ByteSource
             wide[index] = value
         return wide[0], wide[1], wide[2]
     raise bad_archive(source, "a 64-bit size is missing")
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        yield kind, extra[position + 4 : position + 4 + length]
+        position += 4 + length
 
 
 def _check(source: ByteSource, raw: list[_RawEntry], directory: int, limits: Limits) -> list[Entry]:
@@ -241,4 +252,16 @@ def _check_local(source: ByteSource, entry: _RawEntry) -> int:
     told, true = (crc, stored, size), (entry.crc, entry.stored_size, entry.size)
     if told != true and not (flags & HAS_DESCRIPTOR and told == (0, 0, 0)):
         raise bad_archive(source, f"{shown} has another size or checksum in its own header")
-    return entry.header + length + int(extra_len)
+    start = entry.header + length + int(extra_len)
+    if told != true and entry.size:  # torch writes none after an empty record
+        tail = read_some(source, start + entry.stored_size, _DESCRIPTORS[1].size)
+        if not any(_describes(form, tail, true) for form in _DESCRIPTORS):
+            raise bad_archive(source, f"{shown} has another size or checksum after its data")
+    return start
+
+
+def _describes(form: struct.Struct, tail: bytes, true: tuple[int, int, int]) -> bool:
+    if len(tail) < form.size:
+        return False
+    *signature, crc, stored, size = form.unpack_from(tail)
+    return (crc, stored, size) == true and signature in ([], [DESCRIPTOR_SIGNATURE])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import digits
 from typing import Generic, TypeVar
@@ -26,13 +26,17 @@ class Template:
     site_is_path: bool = False
     components: tuple[str, ...] = field(init=False, compare=False, repr=False)
     holes: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    _pieces: tuple[str, ...] = field(init=False, compare=False, repr=False)  # text and names of holes in turn
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "components", tuple(self.text.split(".")))
-        object.__setattr__(self, "holes", tuple(HOLE.findall(self.text)))
+        object.__setattr__(self, "_pieces", tuple(HOLE.split(self.text)))
+        object.__setattr__(self, "holes", self._pieces[1::2])
 
     def fill(self, holes: Holes) -> str:
-        return HOLE.sub(lambda hole: holes[hole[1]], self.text)
+        pieces = list(self._pieces)
+        pieces[1::2] = [holes[hole] for hole in self.holes]
+        return "".join(pieces)
 
     def spans_components(self, hole: str) -> bool:
         return hole == "rest" or (hole == "site" and self.site_is_path)
@@ -70,19 +74,19 @@ class TemplateIndex(Generic[Payload]):
     def match(self, name: str) -> tuple[Payload, dict[str, str]] | None:
         if name.count(".") > MOST_DOTS:
             return None
-        return next(_walk(self._root, name.split("."), 0, {}), None)
+        return _find(self._root, name.split("."), 0, {})
 
 
-def _walk(
+def _find(
     node: _Node[Payload], components: list[str], at: int, holes: dict[str, str]
-) -> Iterator[tuple[Payload, dict[str, str]]]:
+) -> tuple[Payload, dict[str, str]] | None:
     if at == len(components):
-        if node.payload is not None:
-            yield node.payload, holes
-        return
+        return None if node.payload is None else (node.payload, holes)
     literal = node.literal.get(components[at])
     if literal is not None:
-        yield from _walk(literal, components, at + 1, holes)
+        found = _find(literal, components, at + 1, holes)
+        if found is not None:
+            return found
     for before, hole, after, spans, child in node.holes:
         for end in range(len(components), at, -1) if spans else (at + 1,):
             text = ".".join(components[at:end])
@@ -90,7 +94,10 @@ def _walk(
                 continue
             value = text[len(before) : len(text) - len(after)]
             if _fits(hole, value, spans) and holes.get(hole, value) == value:
-                yield from _walk(child, components, end, {**holes, hole: value})
+                found = _find(child, components, end, {**holes, hole: value})
+                if found is not None:
+                    return found
+    return None
 
 
 def _fits(hole: str, value: str, spans: bool) -> bool:

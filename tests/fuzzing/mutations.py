@@ -401,7 +401,7 @@ def _flags(sample: ZipSample, member: Member, chance: Random) -> None:
     member.flags ^= 1 << chance.choice((0, 3, 3, 3, 6, 11, 11, 13))
     if member.flags & 8 and chance.random() < 0.7:
         member.local |= {"crc": 0, "stored": 0, "size": 0}
-        member.descriptor = b"PK\x07\x08" + struct.pack("<LLL", member.crc, len(member.payload), member.size)
+        member.describe()
 
 
 def _crc(sample: ZipSample, member: Member, chance: Random) -> None:

@@ -50,7 +50,12 @@ class Member:
         self.payload = zlib.compress(content, wbits=-15) if self.method == 8 else content
         self.size, self.crc = len(content), zlib.crc32(content)
         if self.descriptor:
-            self.descriptor = b"PK\x07\x08" + struct.pack("<LLL", self.crc, len(self.payload), self.size)
+            self.describe()
+
+    def describe(self) -> None:
+        """Repeat checksum and sizes after the data, cut to 32 bits."""
+        numbers = (self.crc, len(self.payload), self.size)
+        self.descriptor = b"PK\x07\x08" + struct.pack("<LLL", *(value & 0xFFFFFFFF for value in numbers))
 
     def content(self) -> bytes:
         """What is stored; the packed bytes as they are where an earlier change damaged them."""
