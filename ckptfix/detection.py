@@ -11,6 +11,7 @@ from pathlib import Path
 from ckptfix.errors import MappingError, UsageError
 from ckptfix.families.config import Config
 from ckptfix.folding import folded
+from ckptfix.formats.limits import limit_error
 from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts, shipped_layout
 from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.layouts.layout import Kind, Layout, Signature
@@ -24,6 +25,8 @@ from ckptfix.products import PRODUCTS
 LEAST_EXPLAINED = 0.25
 # So many names are one, however many others stand beside them: a block and what surrounds it.
 ENOUGH_EXPLAINED = 18
+# Names times layouts that explain them equally well: an adapter has 191 times a few, and each is planned.
+MOST_READINGS = 25_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan
     best = max(candidate.explained for candidate in candidates)
     fewest = min(candidate.broken for candidate in candidates if candidate.explained == best)
     leading = [candidate for candidate in candidates if (candidate.explained, candidate.broken) == (best, fewest)]
+    if len(names) * len(leading) > MOST_READINGS:
+        raise limit_error("readings", f"{len(names):,} names fit {len(leading)} layouts alike")
     usual = [candidate for candidate in leading if not _reorders(candidate.choice)] or leading
     plans = [_planned(manifest, names, candidate.choice, sizes) for candidate in usual]
     plan = min(plans, key=_preference)

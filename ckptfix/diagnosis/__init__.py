@@ -92,7 +92,8 @@ def _part_of_several(plan: Plan) -> Iterator[Finding]:
 def _unknown(plan: Plan) -> Finding:
     names = list(plan.manifest.tensors)
     left = plan.unexpected or names
-    explained = [name for name in names if name not in set(left)]
+    unexplained = set(left)
+    explained = [name for name in names if name not in unexplained]
     message = f"no known layout explains its names: {folded(left)}"
     if not names:
         message = "it holds no tensors"

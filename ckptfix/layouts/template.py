@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from string import digits
 from typing import Generic, TypeVar
 
@@ -72,13 +73,18 @@ class TemplateIndex(Generic[Payload]):
         node.payload = payload
 
     def match(self, name: str) -> tuple[Payload, dict[str, str]] | None:
-        if name.count(".") > MOST_DOTS:
-            return None
-        return _find(self._root, name.split("."), 0, {})
+        components = _components(name)
+        return _find(self._root, components, 0, {}) if components else None
+
+
+@lru_cache(maxsize=10_000)
+def _components(name: str) -> tuple[str, ...]:
+    """Empty for a name that is nested too deep. Every layout asks for the same names."""
+    return () if name.count(".") > MOST_DOTS else tuple(name.split("."))
 
 
 def _find(
-    node: _Node[Payload], components: list[str], at: int, holes: dict[str, str]
+    node: _Node[Payload], components: tuple[str, ...], at: int, holes: dict[str, str]
 ) -> tuple[Payload, dict[str, str]] | None:
     if at == len(components):
         return None if node.payload is None else (node.payload, holes)
