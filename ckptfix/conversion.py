@@ -16,16 +16,16 @@ from ckptfix.diagnosis import plan_findings, refuse_unsafe
 from ckptfix.errors import ExitCode, RefusedError, UsageError
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
-from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target, write_text
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.layouts.catalogue import canonical_parts, layout_parts
 from ckptfix.layouts.claims import Choice
 from ckptfix.layouts.layout import Kind, Layout
-from ckptfix.parts import join
+from ckptfix.parts import open_whole
 from ckptfix.plan import Plan, Step, retarget
 from ckptfix.proof import Prover, proof_path
 from ckptfix.reference import RESAMPLER
+from ckptfix.shards import shards_behind
 from ckptfix.tensors.casting import check_dtype, target_dtype
 from ckptfix.tensors.ops import ShapeMismatchError
 from ckptfix.text import printable
@@ -121,7 +121,8 @@ def convert(
     A file that cannot be converted right comes back as a result with `refused` set and nothing written. Raises
     UsageError (bad option, target exists), UnreadableError, OutputError, UnsafeError, DamagedError (a checksum fails).
     """
-    sources = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    named = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    sources = [file for path in named for file in shards_behind(path)]
     if not sources:
         raise UsageError("no checkpoint to convert", hint="name one file, or the parts of one adapter")
     out = Path(out)
@@ -133,8 +134,7 @@ def convert(
         for written in (out, proof_path(out)) if proof else (out,):
             check_target(written, force=force, inputs=sources)
     with ExitStack() as opened:
-        files = (open_checkpoint(source, limits=limits, partial=partial) for source in sources)
-        checkpoint = join([opened.enter_context(file) for file in files])
+        checkpoint = opened.enter_context(open_whole(named, limits=limits, partial=partial))
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
         wanted = _Wanted(to, *_target(parts, plan), dtype, allow_overflow, drop_unexplained, partial)

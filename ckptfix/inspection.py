@@ -17,13 +17,14 @@ from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
-from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.identity import Fact, Identity, identify
 from ckptfix.known_files import KnownFile, of_size, recognise
 from ckptfix.manifest import Manifest
+from ckptfix.parts import open_whole
 from ckptfix.plan import Plan
 from ckptfix.products import PRODUCTS
+from ckptfix.tensors.view_bytes import ByteReader
 
 Progress = Callable[[str, int, int], None]
 
@@ -152,7 +153,7 @@ def inspect(
     for the data (and for its sha256, if the file is as long as a published one).
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
-    with open_checkpoint(path, limits=limits) as checkpoint:
+    with open_whole([path], limits=limits) as checkpoint:
         plan = plan_for(
             checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head, reference=reference
         )
@@ -200,7 +201,7 @@ def _inspection(
     )
 
 
-def _checksum_findings(checkpoint: Checkpoint, progress: Progress | None) -> Iterator[Finding]:
+def _checksum_findings(checkpoint: ByteReader, progress: Progress | None) -> Iterator[Finding]:
     records = checkpoint.manifest.records
     total, done = sum(record.size for record in records.values()), 0
     for name, record in records.items():

@@ -8,7 +8,7 @@ from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import refusal, refuse_unsafe
 from ckptfix.errors import RefusedError, UnavailableError
-from ckptfix.formats import open_checkpoint
+from ckptfix.parts import open_whole
 from ckptfix.requirements import missing_dependency, requirement
 from ckptfix.tensors.stored_tensor import StoredTensor
 
@@ -35,7 +35,7 @@ def load(
     DamagedError, UsageError as there.
     """
     groups: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    with open_checkpoint(path) as checkpoint:
+    with open_whole([path]) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refused: RefusedError | None = refusal(plan)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from ckptfix.findings import Finding
 from ckptfix.text import printable
@@ -45,6 +43,21 @@ OTHER_MODELS = (
         "gather the parts first: accelerate merge-weights FOLDER OUT, or a full state dict saved by the trainer",
         "shard",
     ),
+    _row(
+        "the running average of a training (EMA), whose tensors have no names",
+        r"(.*\.)?shadow_params(\.\d+)?$",
+        "load it into the model of the training script with EMAModel.copy_to and save that model's state_dict",
+    ),
+    _row(
+        "CSGO, which has two image projections and two sets of K/V pairs",
+        r"(.*\.)?((content|style)_image_proj\.|\d+\.to_[kv]_ip_content\.)",
+        "no other loader holds such an adapter: use it with CSGO's own code",
+    ),
+    _row(
+        "an IP-Adapter for Stable Diffusion 3, whose attention layers normalise q and k",
+        r"(.*\.)?\d+\.norm_ip\.linear\.",
+        "it has no canonical form: use it with diffusers' SD3 pipeline as it is",
+    ),
     _row("an optimizer's state", r"((optimizer|optimizers)\..*)?state\.\d+\.(exp_avg|momentum_buffer|step)", _MODEL),
     _row("a LoRA", r".*(lora_(A|B|up|down|unet_|te)|\.lora\.|_lora\.|lora_linear_layer)"),
     _row("a ControlNet", r"(controlnet_cond_embedding|controlnet_down_blocks|control_model|input_hint_block)\."),
@@ -55,7 +68,6 @@ OTHER_MODELS = (
     _row("a text encoder", r"(text_model|text_projection|transformer\.resblocks|encoder\.block\.\d+)\b"),
 )
 _MOST, _LONGEST = 5_000, 300  # names, characters: a hostile file has millions to offer
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)?")
 
 
 def other_model(names: Iterable[str]) -> Finding | None:
@@ -75,22 +87,3 @@ def _bare(name: str) -> str:
     while name.startswith(("module.", "model.module.", "_orig_mod.", "state_dict.", "unet.")):
         name = name.partition(".")[2]
     return name
-
-
-def part_of_several(source: str) -> Finding | None:
-    """An error for a file that lacks tensors and says in its name that it is one of several."""
-    path = PurePath(source)
-    found = _PART.fullmatch(path.name)
-    if found is None:
-        return None
-    stem, number, total, suffix = found[1], int(found[2]), int(found[3]), found[4] or ""
-    if not 1 <= number <= total <= 99 or total < 2:
-        return None
-    names = [f"{stem}-{index:05}-of-{total:05}{suffix}" for index in range(1, total + 1)]
-    parts = " ".join(shlex.quote(str(path.with_name(name))) for name in names)
-    return Finding(
-        "shard",
-        "error",
-        f"by its name it is part {number} of {total} of one checkpoint",
-        f"give all parts together: ckptfix convert {parts} --out fixed.safetensors",
-    )

@@ -1,14 +1,20 @@
-"""Several files that are parts of one adapter, read as one checkpoint."""
+"""Several files that are parts of one adapter, or shards of one checkpoint, read as one."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from ckptfix.errors import UsageError
-from ckptfix.formats import Checkpoint
+from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
+from ckptfix.shards import are_one_set, shards_behind
+from ckptfix.tensors.view_bytes import ByteReader
 
 
 class JoinedCheckpoint:
@@ -17,9 +23,10 @@ class JoinedCheckpoint:
     The caller opens and closes the parts.
     """
 
-    def __init__(self, parts: Sequence[Checkpoint]) -> None:
+    def __init__(self, parts: Sequence[ByteReader], *, shards_of: str = "") -> None:
+        """`shards_of` names the whole that these are shards of; without it they are parts with layouts of their own."""
         self._parts = parts
-        self.manifest = _joined([part.manifest for part in parts])
+        self.manifest = _joined([part.manifest for part in parts], shards_of)
 
     def read(self, record: str, offset: int, size: int) -> bytes:
         part, name = self._find(record)
@@ -33,17 +40,37 @@ class JoinedCheckpoint:
         part, name = self._find(record)
         part.check(name)
 
-    def _find(self, record: str) -> tuple[Checkpoint, str]:
+    def _find(self, record: str) -> tuple[ByteReader, str]:
         number, _, name = record.partition("/")
         return self._parts[int(number)], name
 
 
-def join(parts: Sequence[Checkpoint]) -> Checkpoint | JoinedCheckpoint:
-    """One checkpoint as it is; several as one, with the parts' own names in `Manifest.parts`."""
-    return parts[0] if len(parts) == 1 else JoinedCheckpoint(parts)
+@contextmanager
+def open_whole(
+    paths: Sequence[str | os.PathLike[str]], *, limits: Limits = DEFAULT_LIMITS, partial: bool = False
+) -> Iterator[ByteReader]:
+    """One checkpoint as it is; shards, listed by an index or by their own names, as the checkpoint that they are; other
+    files as parts of one adapter, each read in its own layout (`Manifest.parts`).
+
+    Raises what `open_checkpoint` does, and UnreadableError for an index without its files.
+    """
+    files = [Path(path) for path in paths]
+    one_set = are_one_set(files)
+    groups = [tuple(files)] if one_set else [shards_behind(path) for path in files]
+    names = [" ".join(map(str, files))] if one_set else [str(path) for path in files]
+    with ExitStack() as opened:
+
+        def read(path: Path) -> Checkpoint:
+            return opened.enter_context(open_checkpoint(path, limits=limits, partial=partial))
+
+        wholes: list[ByteReader] = [
+            read(group[0]) if len(group) == 1 else JoinedCheckpoint([read(path) for path in group], shards_of=named)
+            for named, group in zip(names, groups, strict=True)
+        ]
+        yield wholes[0] if len(wholes) == 1 else JoinedCheckpoint(wholes)
 
 
-def _joined(manifests: Sequence[Manifest]) -> Manifest:
+def _joined(manifests: Sequence[Manifest], shards_of: str) -> Manifest:
     if len({manifest.byteorder for manifest in manifests}) > 1:
         raise UsageError("one part is big-endian, another little-endian", hint="convert each part alone first")
     names = Counter(name for manifest in manifests for name in manifest.tensors)
@@ -57,12 +84,13 @@ def _joined(manifests: Sequence[Manifest]) -> Manifest:
         records = {f"{number}/{name}": record for name, record in manifest.records.items()}
         parts.append(replace(manifest, tensors=own, records=records))
     return Manifest(
-        source=" ".join(manifest.source for manifest in manifests),
+        source=shards_of or " ".join(manifest.source for manifest in manifests),
         container=manifests[0].container,
         size=sum(manifest.size for manifest in manifests),
         tensors={tensor.name: tensor for part in parts for tensor in part.tensors.values()},
         records={name: record for part in parts for name, record in part.records.items()},
         byteorder=manifests[0].byteorder,
         findings=tuple(finding for manifest in manifests for finding in manifest.findings),
-        parts=tuple(parts),
+        metadata=manifests[0].metadata if shards_of else {},
+        parts=() if shards_of else tuple(parts),
     )

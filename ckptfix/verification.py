@@ -16,11 +16,11 @@ from ckptfix.errors import UsageError
 from ckptfix.evidence.attention_layers import file_evidence
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.families.known import HeadedConfig
-from ckptfix.formats import open_checkpoint
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import Manifest
+from ckptfix.parts import open_whole
 from ckptfix.plan import Plan
 from ckptfix.proving.checks import BOUNDS, Check
 from ckptfix.proving.examination import NUMERIC, Examination, Trial, check_against, examine, skipped
@@ -76,7 +76,7 @@ def verify(
     if record is not None:
         check_target(Path(record), force=force, inputs=[Path(path)])
     report = _reporter(progress, 7 + (proven is not None))  # with a record its run, without one the row order
-    with open_checkpoint(path, limits=limits) as checkpoint:
+    with open_whole([path], limits=limits) as checkpoint:
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
         tensors = list(planned_tensors(checkpoint, plan).values())

@@ -14,8 +14,9 @@ from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
 from ckptfix.look_alikes import look_alike
 from ckptfix.manifest import Manifest
-from ckptfix.other_models import other_model, part_of_several
+from ckptfix.other_models import other_model
 from ckptfix.plan import Plan
+from ckptfix.shards import part_of_several
 from ckptfix.text import plural
 
 

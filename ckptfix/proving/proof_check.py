@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ckptfix.errors import UnreadableError, UsageError
 from ckptfix.folding import folded
-from ckptfix.formats import open_checkpoint
-from ckptfix.parts import join
+from ckptfix.parts import open_whole
 from ckptfix.proof import SCHEMA, file_sha256, tensor_sha256
 from ckptfix.proving.checks import Check
 from ckptfix.tensors.view_bytes import ByteReader
@@ -117,9 +115,7 @@ def _check_sources(proof: Proof, file: Path) -> tuple[list[Path], list[str]]:
     ]
     if problems or not sources:
         return sources, problems
-    with ExitStack() as stack:
-        parts = [stack.enter_context(open_checkpoint(path)) for path in sources]
-        checkpoint = join(parts)
+    with open_whole(sources) as checkpoint:
         absent = [name for name in proof.inputs if name not in checkpoint.manifest.tensors]
         changed = [
             name
