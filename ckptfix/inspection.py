@@ -6,7 +6,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,8 @@ def inspect(
             findings.extend(value_findings(checkpoint, progress))
             evidence = file_evidence(checkpoint, plan, progress)
             findings.extend(evidence_findings(plan, evidence))
+    if any(finding.code == "other-model" for finding in findings):
+        plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
     return _inspection(plan, identify(plan, published), tuple(findings), evidence)
 
 

@@ -98,9 +98,23 @@ LOOK_ALIKES = (
     LookAlike(
         "csgo",
         "CSGO's adapter",
-        r"(content|style)_image_proj\.",
+        r"(content|style)_image_proj\.|to_[kv]_ip_content\.",
         "it has two projections and two sets of K/V pairs, one for content and one for style",
         "instantX-research/CSGO: ip_adapter/ip_adapter.py",
+    ),
+    LookAlike(
+        "sd3",
+        "an IP-Adapter for Stable Diffusion 3",
+        r"norm_ip\.linear\.",
+        "its attention layers norm queries, keys and tokens by the timestep, as no UNet's do",
+        "huggingface/diffusers: src/diffusers/loaders/transformer_sd3.py",
+    ),
+    LookAlike(
+        "flux-xlabs",
+        "the IP-Adapter of XLabs for FLUX",
+        r"ip_adapter_double_stream_[kv]_proj\.",
+        "its K/V pairs belong to FLUX's double blocks, which no UNet has",
+        "XLabs-AI/x-flux: src/flux/xflux_pipeline.py",
     ),
     LookAlike(
         "flamingo-media",

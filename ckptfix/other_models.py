@@ -11,6 +11,9 @@ from ckptfix.text import printable
 
 _BESIDE = "the adapter is another file of the repository: ip-adapter.bin, ip_adapter.bin or ip-adapter*.safetensors"
 _MODEL = "the weights are in another file of the training run: pytorch_model.bin or model.safetensors"
+ZERO_TO_FP32 = (
+    "join the parts with the script that DeepSpeed left beside them: python zero_to_fp32.py . pytorch_model.bin"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ OTHER_MODELS = (
     _row(
         "part of a DeepSpeed checkpoint",
         r"(.*\.)?(single_partition_of_fp32_groups|fp32_flat_groups|base_optimizer_state|optimizer_state_dict\.)",
-        "join the parts with the script that DeepSpeed left beside them: python zero_to_fp32.py . pytorch_model.bin",
+        ZERO_TO_FP32,
         "shard",
     ),
     _row(
@@ -47,16 +50,6 @@ OTHER_MODELS = (
         "the running average of a training (EMA), whose tensors have no names",
         r"(.*\.)?shadow_params(\.\d+)?$",
         "load it into the model of the training script with EMAModel.copy_to and save that model's state_dict",
-    ),
-    _row(
-        "CSGO, which has two image projections and two sets of K/V pairs",
-        r"(.*\.)?((content|style)_image_proj\.|\d+\.to_[kv]_ip_content\.)",
-        "no other loader holds such an adapter: use it with CSGO's own code",
-    ),
-    _row(
-        "an IP-Adapter for Stable Diffusion 3, whose attention layers normalise q and k",
-        r"(.*\.)?\d+\.norm_ip\.linear\.",
-        "it has no canonical form: use it with diffusers' SD3 pipeline as it is",
     ),
     _row("an optimizer's state", r"((optimizer|optimizers)\..*)?state\.\d+\.(exp_avg|momentum_buffer|step)", _MODEL),
     _row("a LoRA", r".*(lora_(A|B|up|down|unet_|te)|\.lora\.|_lora\.|lora_linear_layer)"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptfix.conversion import convert
 from ckptfix.errors import CkptfixError, ExitCode, UnreadableError
 from ckptfix.inspection import inspect
 from ckptfix.shards import part_of_several
-from tests.fixtures.adapters import Arrays, save, tiny
+from tests.fixtures.adapters import Arrays, as_torch, save, tiny
 
 WHOLE = tiny(2)
 
@@ -115,6 +118,45 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     save(second, tensors | {"image_proj_model.latents": np.zeros((1, 3, 24), np.float32)})
     assert convert(index, tmp_path / "out.safetensors").refused
     assert not (tmp_path / "out.safetensors").exists()
+
+
+# -- shards that names alone cannot join ------------------------------------------------------------------------
+
+
+def test_a_distributed_checkpoint_is_to_be_gathered(tmp_path: Path) -> None:
+    folder = tmp_path / "pytorch_model_fsdp_0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that no other process takes part
+        save_distributed(as_torch(WHOLE.layout("flat-st")), checkpoint_id=str(folder), no_dist=True)
+    (shard,) = folder.glob("*.distcp")
+    for path, code in ((folder, ExitCode.USAGE), (shard, ExitCode.UNREADABLE)):
+        with pytest.raises(CkptfixError) as caught:
+            inspect(path)
+        assert caught.value.exit_code == code
+        assert "gather it first: accelerate merge-weights FOLDER OUT" in caught.value.hint
+
+
+def test_zero_3_leaves_names_without_weights(tmp_path: Path) -> None:
+    tree = WHOLE.layout("deepspeed")
+    tree["module"] = {name: torch.empty(0) for name in tree["module"]}
+    path = tmp_path / "mp_rank_00_model_states.pt"
+    torch.save(tree, path)
+    found = inspect(path)
+    (finding,) = [finding for finding in found.findings if finding.severity == "error"]
+    assert (finding.code, found.repairable) == ("shard", False)
+    assert finding.message.endswith(
+        "are empty, as DeepSpeed's ZeRO-3 leaves them: the weights are spread over other files"
+    )
+    assert "zero_to_fp32.py" in finding.hint
+
+
+def test_a_running_average_has_no_names(tmp_path: Path) -> None:
+    tree = {"decay": 0.99, "shadow_params": list(as_torch(WHOLE.projection).values())}
+    path = tmp_path / "ema.pt"
+    torch.save(tree, path)
+    (finding,) = inspect(path).findings
+    assert finding.message.startswith("is no adapter, it looks like the running average of a training (EMA)")
+    assert "EMAModel.copy_to" in finding.hint
 
 
 def test_a_part_names_its_siblings() -> None:

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from ckptfix.diagnosis.mixtures import clashes, mixed, several_adapters
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
-from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, without_pairs
+from ckptfix.diagnosis.pairs import even_sites, flux_pairs, misplaced_pairs, narrow_pairs, without_pairs
 from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
 from ckptfix.look_alikes import look_alike
 from ckptfix.manifest import Manifest
-from ckptfix.other_models import other_model
+from ckptfix.other_models import ZERO_TO_FP32, other_model
 from ckptfix.plan import Plan
 from ckptfix.shards import part_of_several
 from ckptfix.text import plural
@@ -24,7 +24,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
     """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
     if plan.adapters and plan.known:
         return (several_adapters(plan),)
-    other = _other_model(plan)
+    other = _partitioned(plan) or _other_model(plan) or flux_pairs(plan)
     if other is not None:
         return (other,)
     if not plan.known:
@@ -70,6 +70,21 @@ def refuse_unsafe(manifest: Manifest) -> None:
     for finding in manifest.findings:
         if finding.code in UNSAFE_CODES:
             raise UnsafeError(finding.message, hint=finding.hint, code=finding.code, source=manifest.source)
+
+
+def _partitioned(plan: Plan) -> Finding | None:
+    """An error for ZeRO-3, which leaves names without weights in the file that looks like the checkpoint."""
+    empty = tuple(name for name, tensor in plan.manifest.tensors.items() if not tensor.elements)
+    if 2 * len(empty) <= len(plan.manifest.tensors):
+        return None
+    return Finding(
+        "shard",
+        "error",
+        f"{len(empty)} of its {plural(len(plan.manifest.tensors), 'tensor')} are empty, as DeepSpeed's ZeRO-3 leaves "
+        "them: the weights are spread over other files",
+        ZERO_TO_FP32,
+        empty,
+    )
 
 
 def _other_model(plan: Plan) -> Finding | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
@@ -12,10 +12,32 @@ from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.layouts.claims import claim_names
+from ckptfix.look_alikes import refusal_of
 from ckptfix.plan import Plan
 from ckptfix.reference import UNETS
 
 _PAIR = re.compile(r"ip_adapter\.(\d{1,6})\.to_[kv]_ip\.weight")
+
+
+def flux_pairs(plan: Plan) -> Finding | None:
+    """An error for the pairs of InstantX's adapter for FLUX: 0 to 56, one for each of its 19 + 38 blocks.
+
+    Source: Shakker-Labs/ComfyUI-IPAdapter-Flux, ipadapter_flux.py.
+    """
+    if plan.choice.attention is None or plan.manifest.parts:
+        return None
+    names = {name: int(found[1]) for name in _grouped(plan) if (found := _PAIR.fullmatch(name))}
+    if set(names.values()) != set(range(57)) or len(names) != 2 * 57:
+        return None
+    because = "its K/V pairs are numbered 0 to 56, one for each block of FLUX, which has no UNet"
+    return refusal_of("InstantX's IP-Adapter for FLUX", because, tuple(plan.manifest.tensors))
+
+
+def _grouped(plan: Plan) -> Iterator[str]:
+    """Names of pairs with the numbers that the file gives them."""
+    odd = replace(plan.choice, attention=layout_parts("odd")["attention"])
+    for claim in claim_names(list(plan.manifest.tensors), odd).claims:
+        yield from claim.outputs
 
 
 def even_sites(plan: Plan) -> Finding | None:

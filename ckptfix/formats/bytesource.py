@@ -220,8 +220,18 @@ def _checkpoints_in(folder: Path) -> list[str]:
         return []
 
 
+# Source: pytorch, torch/distributed/checkpoint/filesystem.py and format_utils.py; accelerate, commands/merge.py
+DISTRIBUTED = ".distcp"
+GATHER = (
+    "gather it first: accelerate merge-weights FOLDER OUT, or "
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER whole.pt"
+)
+
+
 def _inside(folder: Path) -> str:
     names = _checkpoints_in(folder)
+    if any(entry.name.endswith(DISTRIBUTED) for entry in os.scandir(folder)):
+        return f"it is a checkpoint in shards: {GATHER}"
     return f"name one of its files: {some(names, 5)}" if names else "it holds no checkpoint file; name a file"
 
 

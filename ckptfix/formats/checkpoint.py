@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from ckptfix.errors import CkptfixError, DamagedError, UnreadableError
 from ckptfix.findings import Finding
-from ckptfix.formats.bytesource import ByteSource, chunks_of, open_local, read_at, spool
+from ckptfix.formats.bytesource import DISTRIBUTED, GATHER, ByteSource, chunks_of, open_local, read_at, spool
 from ckptfix.formats.inflation import inflate
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
 from ckptfix.formats.triage import identify, suffix_finding
@@ -32,7 +32,18 @@ def open_checkpoint(
     `truncated`, `checksum` or `missing-record` that names the others.
     Raises `UsageError` (no such file), `UnreadableError`, `UnsafeError`.
     """
-    return open_source(open_local(path), suffix=Path(path).suffix, limits=limits, partial=partial)
+    suffix = Path(path).suffix
+    try:
+        return open_source(open_local(path), suffix=suffix, limits=limits, partial=partial)
+    except UnreadableError as error:
+        if suffix != DISTRIBUTED:
+            raise
+        raise UnreadableError(
+            "is one shard of a checkpoint that torch.distributed (FSDP) saved as a folder",
+            hint=GATHER,
+            code="shard",
+            source=str(path),
+        ) from error
 
 
 def open_source(
