@@ -79,7 +79,7 @@ def test_half_an_adapter(group: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["pos_emb.weight"], "1 name is not part of the adapter: image_proj.pos_emb.weight"),
+        (["own_emb.weight"], "1 name is not part of the adapter: image_proj.own_emb.weight"),
         (["a.0.x", "a.1.x"], "2 names are not part of the adapter: image_proj.a.{0,1}.x"),
     ],
 )

@@ -230,7 +230,7 @@ GATHER = (
 
 def _inside(folder: Path) -> str:
     names = _checkpoints_in(folder)
-    if any(entry.name.endswith(DISTRIBUTED) for entry in os.scandir(folder)):
+    if any(entry.name.endswith(DISTRIBUTED) for entry in folder.iterdir()):
         return f"it is a checkpoint in shards: {GATHER}"
     return f"name one of its files: {some(names, 5)}" if names else "it holds no checkpoint file; name a file"
 
