@@ -105,3 +105,9 @@ def test_the_tiny_base_needs_no_model(here: Path, capsys: pytest.CaptureFixture[
     assert "wiring self-test, random weights, the picture is noise" in capsys.readouterr().out
     assert names["result"].label == "wiring self-test, random weights, the picture is noise"
     assert names["image"].size == (128, 128)
+
+
+def test_the_readme_shows_the_first_cell() -> None:
+    first = next(cell for cell in cells() if cell["cell_type"] == "code")
+    readme = (NOTEBOOK.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"```\n{''.join(first['source'])}\n```" in readme
