@@ -405,7 +405,10 @@ def test_a_cause_that_the_file_contradicts_comes_last(good: Path) -> None:
 
 def test_a_file_is_context_enough(good: Path) -> None:
     text = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB"
-    assert (codes(text), codes(text, file=good)) == ([], ["memory"])
+    elsewhere = f'  File "train.py", line 3\n{text}'
+    assert [cause.certainty for cause in explain(text).causes] == ["possible"]
+    assert [cause.certainty for cause in explain(text, file=good).causes] == ["certain"]
+    assert (codes(elsewhere), codes(elsewhere, file=good)) == ([], ["memory"])
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
