@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from ckptfix.conversion import convert
 from ckptfix.errors import CkptfixError, ExitCode, OutputError, UsageError
 from ckptfix.formats import open_checkpoint
+from ckptfix.formats.atomic import replacing
 from ckptfix.formats.output import OutputTensor
 from ckptfix.formats.torch_writer import write_torch_zip
 from ckptfix.inspection import inspect
@@ -280,13 +281,8 @@ def _write(path: Path, tensors: list[OutputTensor], stage: str, progress: Progre
             progress(stage, done, total)
 
     nesting = {tensor.name: tuple(tensor.name.split(".", 1)) for tensor in tensors}
-    try:
-        with path.open("xb") as stream:
-            write_torch_zip(stream, tensors, nesting=nesting, progress=report)
-    except OSError as error:
-        raise OutputError(
-            f"the file cannot be written: {error.strerror}", hint="name another folder", source=str(path)
-        ) from error
+    with replacing(path, needed=total) as pending:
+        write_torch_zip(pending.stream, tensors, nesting=nesting, progress=report)
 
 
 def _noise(name: str, shape: Shape, seed: tuple[int, int]) -> Iterator[bytes]:

@@ -108,7 +108,8 @@ def test_a_deflated_record_of_another_size_than_declared_is_damaged(tmp_path: Pa
     with open_checkpoint(write(tmp_path / "a.bin", longer)) as checkpoint, pytest.raises(DamagedError) as caught:
         checkpoint.check("archive/data/0")
     assert caught.value.message == (
-        "record archive/data/0: the compressed data does not unpack to the 25 bytes it declares"
+        "record archive/data/0 has compressed data that does not unpack to the 25 bytes it declares: "
+        "1 tensor damaged: a"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -142,6 +143,22 @@ def test_damaged_tensors_are_left_out(deflated: bool) -> None:
         "lost: image_proj.norm_out.weight, image_proj.layers.0.0.norm2.weight"
     )
     assert_recovered(found, {name: 0 for name in WHOLE if name not in lost["tensors"]})
+
+
+@pytest.mark.parametrize("place", ["first", "middle"])
+def test_damage_of_a_deflated_record_names_its_tensor(place: str) -> None:
+    data = bytearray(rezipped(saved(nested())))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith("data/5"))
+    start = info.header_offset + 30 + len(info.filename)
+    data[start if place == "first" else start + info.compress_size // 2] ^= 0x55
+    Path("a.bin").write_bytes(data)
+    told = call("inspect", "--json", "--checksums", "a.bin").findings("error")["checksum"]
+    refused = call("convert", "--json", "a.bin", "--out", OUT)
+    assert (refused.code, refused.error["code"]) == (ExitCode.PROBLEM, "checksum")
+    assert told["tensors"] == refused.error["tensors"] == ["image_proj.norm_out.weight"]
+    assert refused.error["message"].endswith("1 tensor damaged: image_proj.norm_out.weight")
+    assert not Path(OUT).exists()
 
 
 def test_a_damaged_index_leaves_nothing_to_trust() -> None:

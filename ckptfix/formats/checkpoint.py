@@ -14,7 +14,7 @@ from typing import Final, Self
 from ckptfix.errors import CkptfixError, DamagedError, UnreadableError
 from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import DISTRIBUTED, GATHER, ByteSource, chunks_of, open_local, read_at, spool
-from ckptfix.formats.inflation import inflate
+from ckptfix.formats.inflation import BrokenStreamError, inflate
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
 from ckptfix.formats.triage import identify, suffix_finding
 from ckptfix.manifest import Manifest, Record
@@ -178,10 +178,12 @@ class Checkpoint:
         if entry.crc is None or crc == entry.crc:
             self._checked.add(entry.name)
             return
+        raise self._damaged(entry, f"fails its checksum ({crc:08x}, not {entry.crc:08x})")
+
+    def _damaged(self, entry: Record, problem: str) -> DamagedError:
         tensors = [name for name, tensor in self.manifest.tensors.items() if tensor.span.record == entry.name]
-        raise DamagedError(
-            f"record {printable(entry.name)} fails its checksum ({crc:08x}, not {entry.crc:08x}): "
-            f"{plural(len(tensors), 'tensor')} damaged: {some(tensors)}",
+        return DamagedError(
+            f"record {printable(entry.name)} {problem}: {plural(len(tensors), 'tensor')} damaged: {some(tensors)}",
             hint="get the file again; the data was damaged in a download or on the disk",
             source=self.manifest.source,
             record=entry.name,
@@ -204,7 +206,12 @@ class Checkpoint:
 
     def _inflate(self, entry: Record) -> Iterator[bytes]:
         what = f"record {printable(entry.name)}"
-        return inflate(self._source, entry.position, entry.stored_size, self._limits, what=what, size=entry.size)
+        try:
+            yield from inflate(
+                self._source, entry.position, entry.stored_size, self._limits, what=what, size=entry.size
+            )
+        except BrokenStreamError as error:
+            raise self._damaged(entry, error.problem) from error
 
     def _bytes_of(self, entry: Record) -> tuple[ByteSource, int]:
         """Where to read a record: in the file, or for a deflated one in a spool file that is filled once."""

@@ -88,6 +88,14 @@ def check_inflated(produced: int, stored: int, limits: Limits, what: str) -> Non
         raise limit_error("inflated_ratio", f"{what} unpacks to over {ratio} times its {stored:,} stored bytes")
 
 
-def _broken(source: ByteSource, what: str, problem: str, code: str = "checksum") -> DamagedError:
+class BrokenStreamError(DamagedError):
+    """A compressed stream that does not give what it should; `problem` says so without naming it."""
+
+    problem = ""
+
+
+def _broken(source: ByteSource, what: str, problem: str, code: str = "checksum") -> BrokenStreamError:
     message = f"{what}: the compressed data {problem}"
-    return DamagedError(message, hint="get the file again", code=code, source=source.name)
+    error = BrokenStreamError(message, hint="get the file again", code=code, source=source.name)
+    error.problem = f"has compressed data that {problem}"
+    return error

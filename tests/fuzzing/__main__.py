@@ -1,14 +1,19 @@
-"""`python -m tests.fuzzing`: mutants until a count or a time is reached; exit 1 if one of them did harm."""
+"""`python -m tests.fuzzing`: old finds, then mutants until a count or a time is reached; exit 1 if one did harm.
+
+`--first` goes on where an earlier run of the same seed ended: a campaign is split into ranges of one seed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests.fuzzing.bases import all_bases
 from tests.fuzzing.campaign import Tally, campaign, fast_folder, warm_up
 from tests.fuzzing.finds import FOLDER, all_finds, keep, load
 from tests.fuzzing.judge import FindError, Judge
@@ -18,17 +23,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzzing", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="stop after this time (default 60)")
     parser.add_argument("--count", type=int, default=10**9, help="stop after this many mutants")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other mutants (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once (default 1)")
     parser.add_argument("--finds", type=Path, default=FOLDER, help="folder that keeps what is found, as text")
-    parser.add_argument("--replay", action="store_true", help="judge the finds that are kept, and nothing else")
     given = parser.parse_args()
-    if given.replay:
-        return replay(given.finds)
+    bases = all_bases()
+    warm_up(bases)
+    if replay(given.finds):
+        return 1
     started = time.monotonic()
-    tally = Tally()
+    tally, numbers = Tally(), range(given.first, given.first + given.count)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the run; what was done is reported
-        for tally in campaign(given.seed, count=given.count, seconds=given.seconds, jobs=given.jobs):
+        for tally in campaign(bases, given.seed, numbers, seconds=given.seconds, jobs=given.jobs):
             tell(tally, given, time.monotonic() - started)
     report(tally, given.seed, time.monotonic() - started)
     return 1 if tally.finds else 0
@@ -59,11 +66,16 @@ def report(tally: Tally, seed: int, seconds: float) -> None:
         print("    " + "\n    ".join(find.detail.strip().splitlines()[-6:]))
 
 
-def replay(folder: Path) -> int:
-    """Judge every find again, by all commands."""
-    from tests.fuzzing.bases import all_bases
+def replay(folder: Path) -> bool:
+    """Judge every find again, by all commands, in a process of its own; whether one still does harm."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_replay, args=(folder,))
+    process.start()
+    process.join()
+    return process.exitcode != 0
 
-    warm_up(all_bases())
+
+def _replay(folder: Path) -> None:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="ckptfix-fuzz-", dir=fast_folder()) as name:
         tempfile.tempdir = name
@@ -75,8 +87,8 @@ def replay(folder: Path) -> int:
             except FindError as error:
                 failed += 1
                 print(f"{path.name}: {error}")
-    print(f"{len(finds)} finds, {failed} still do harm")
-    return 1 if failed else 0
+    print(f"{len(finds)} finds, {failed} still do harm", flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzzing.bases import Base, all_bases
+from tests.fuzzing.bases import Base
 from tests.fuzzing.judge import FindError, Judge
 from tests.fuzzing.mutations import mutate
 
@@ -109,18 +109,16 @@ def fast_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def campaign(seed: int, *, count: int, seconds: float, jobs: int) -> Iterator[Tally]:
-    """Batches until `count` mutants or `seconds` are used up; yields the sum after each."""
-    bases = all_bases()
-    warm_up(bases)
+def campaign(bases: list[Base], seed: int, chosen: range, *, seconds: float, jobs: int) -> Iterator[Tally]:
+    """Batches until the chosen numbers or `seconds` are used up; yields the sum after each. `warm_up` comes before."""
     gc.freeze()  # children share these pages
     context = multiprocessing.get_context("fork")
     total = Tally()
     running: dict[Connection, tuple[Any, range, Any, list[Any]]] = {}
-    started, first = time.monotonic(), 0
+    started, first = time.monotonic(), chosen.start
     while True:
-        while len(running) < jobs and first < count and time.monotonic() - started < seconds:
-            numbers = range(first, min(first + BATCH, count))
+        while len(running) < jobs and first < chosen.stop and time.monotonic() - started < seconds:
+            numbers = range(first, min(first + BATCH, chosen.stop))
             first = numbers.stop
             ours, theirs = context.Pipe(duplex=False)
             progress = context.Value("q", -1, lock=False)
@@ -139,7 +137,7 @@ def campaign(seed: int, *, count: int, seconds: float, jobs: int) -> Iterator[Ta
             if connection in ready or silent:
                 if silent:
                     process.kill()
-                total.add(_collect(connection, process, bases, seed, progress.value))
+                total.add(_collect(connection, process, bases, seed, numbers, progress.value))
                 del running[connection]
                 yield total
 
@@ -150,7 +148,7 @@ def _child(pipe: Connection, bases: list[Base], seed: int, numbers: range, progr
     pipe.close()
 
 
-def _collect(connection: Connection, process: Any, bases: list[Base], seed: int, last: int) -> Tally:
+def _collect(connection: Connection, process: Any, bases: list[Base], seed: int, numbers: range, last: int) -> Tally:
     """A batch's tally; of a process that died, the mutant that killed it."""
     try:
         tally: Tally = connection.recv()
@@ -160,7 +158,7 @@ def _collect(connection: Connection, process: Any, bases: list[Base], seed: int,
             raise SystemExit(f"the fuzzer itself failed at mutant {last}") from None
         base, data = mutant(bases, seed, last)
         find = Find(last, base.name, "crash or hang", f"exit {process.exitcode}", "the process died", data)
-        tally = Tally(mutants=last % BATCH + 1, finds={find.key: find}, found=Counter([find.key]))
+        tally = Tally(mutants=last - numbers.start + 1, finds={find.key: find}, found=Counter([find.key]))
     process.join()
     connection.close()
     return tally
