@@ -10,7 +10,7 @@ from ckptfix.dimensions import Status
 from ckptfix.families.known import HeadedConfig
 from ckptfix.known_files import KnownFile
 from ckptfix.plan import Plan
-from ckptfix.products import PRODUCTS, Product
+from ckptfix.products import PRODUCTS, product_of
 from ckptfix.reference import RESAMPLER, UNETS
 
 # What feeds a projection of this width. Source: the model cards of the encoders and tencent-ailab/IP-Adapter.
@@ -76,7 +76,7 @@ def _family(plan: Plan) -> tuple[str, str, Status]:
     if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
         return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
     certainty: Status = "assumed" if "assumed" in _encoder_widths(plan).values() else "inferred"
-    product = _product(plan)
+    product = product_of(plan.shown.config)
     if product is not None:
         return product.family, product.described, certainty
     if plan.shown.family is not RESAMPLER:
@@ -101,15 +101,6 @@ _FAMILY_NAMES = {
 }
 
 
-def _product(plan: Plan) -> Product | None:
-    """The published adapter of these sizes; heads do not count, shapes cannot show them."""
-    config = plan.shown.config
-    for product in PRODUCTS.values():
-        if type(product.config) is type(config) and product.config.visible() == config.visible():
-            return product
-    return None
-
-
 def _encoder_widths(plan: Plan) -> dict[str, Status]:
     """The fields of the config that say how wide the encoder's output is, and how well each is known."""
     fields = (name for name, symbol in plan.shown.family.fields.items() if symbol in ("embedding_dim", "id_dim"))
@@ -123,7 +114,7 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
     sizes = config.to_dict()
     yield Fact("family", family, certainty)
     yield Fact("variant", variant, certainty)
-    product = _product(plan)
+    product = product_of(plan.shown.config)
     if product is not None and product.twins and certainty != "confirmed":
         yield Fact("twins", ", ".join(product.twins), "confirmed")
     if config.unet:
@@ -139,6 +130,8 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
         yield Fact("encoder_width" if name != "id_embeddings_dim" else "face_width", sizes[name], well)
     if config.tokens:
         yield Fact("tokens", config.tokens, status[_TOKENS.get(plan.shown.family.name, "num_queries")])
+    if plan.dimensions.lora_rank:
+        yield Fact("lora_rank", plan.dimensions.lora_rank, "confirmed")
     for name, size in sizes.items():
         yield Fact(name, size, status[name])
     if isinstance(config, HeadedConfig):

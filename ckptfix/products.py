@@ -207,3 +207,12 @@ PRODUCTS: Mapping[str, Product] = {
         ),
     )
 }
+
+
+def product_of(config: Config) -> Product | None:
+    """The published adapter of these sizes; heads do not count, shapes cannot show them."""
+    sizes = config.visible()
+    for product in PRODUCTS.values():
+        if type(product.config) is type(config) and product.config.visible() == sizes:
+            return product
+    return None

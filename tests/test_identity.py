@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from pathlib import Path
 
@@ -10,17 +11,45 @@ import pytest
 
 from ckptfix import known_files
 from ckptfix.detection import plan_for
+from ckptfix.diagnosis import plan_findings
 from ckptfix.families.known import adapter_tensors
 from ckptfix.identity import Identity, identify
 from ckptfix.inspection import inspect
 from ckptfix.known_files import KnownFile, recognise
+from ckptfix.lora import lora_shapes
 from ckptfix.products import PRODUCTS
+from ckptfix.reference import UNETS
 from tests.fixtures.adapters import adapter, manifest_from, save, tiny
 
 
 def identity(product: str, source: str = "adapter.bin") -> Identity:
-    rows = (((name,), "F16", shape) for name, shape in adapter_tensors(PRODUCTS[product].config).items())
-    return identify(plan_for(manifest_from(rows, "safetensors", source)))
+    return identify(plan_for(manifest_from(rows_of(product), "safetensors", source)))
+
+
+def rows_of(product: str) -> list[tuple[tuple[str, ...], str, tuple[int, ...]]]:
+    known = PRODUCTS[product]
+    tensors = adapter_tensors(known.config)
+    if known.lora:
+        tensors |= lora_shapes(UNETS[known.config.unet or ""].sites, {}, known.config.token_width, 128)
+    return [((name,), "F16", shape) for name, shape in tensors.items()]
+
+
+@pytest.mark.parametrize(
+    ("product", "parameters"),
+    [
+        ("faceid-sd15", 48_354_816),
+        ("faceid-sdxl", 535_507_968),
+        ("faceid-plus-sd15", 78_260_736),
+        ("faceid-plusv2-sdxl", 743_707_648),
+    ],
+)
+def test_with_its_lora_a_product_has_its_published_number_of_parameters(product: str, parameters: int) -> None:
+    assert sum(math.prod(shape) for _, _, shape in rows_of(product)) == parameters
+    plan = plan_for(manifest_from(rows_of(product), "safetensors"))
+    assert (plan.refused, plan.choice.attention.name if plan.choice.attention else "") == (False, "odd+lora")
+    assert plan_findings(plan) == ()
+    bare = [row for row in rows_of(product) if "_lora." not in row[0][0]]
+    assert [finding.code for finding in plan_findings(plan_for(manifest_from(bare, "safetensors")))] == ["no-lora"]
 
 
 @pytest.mark.parametrize("product", PRODUCTS)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ckptfix.diagnosis.mixtures import clashes, mixed, several_adapters
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
 from ckptfix.diagnosis.pairs import even_sites, flux_pairs, misplaced_pairs, narrow_pairs, without_pairs
-from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating
+from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating, without_lora
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
@@ -47,6 +47,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
         *not_floating(plan),
         *cut_off(plan),
         *_caveat(plan),
+        *without_lora(plan),
         *_claimed(plan),
         *_layout(plan),
     )

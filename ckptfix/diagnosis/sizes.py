@@ -12,7 +12,7 @@ from ckptfix.folding import fold_names, folded
 from ckptfix.look_alikes import refusal_of
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import IllShaped, Plan
-from ckptfix.products import PRODUCTS
+from ckptfix.products import PRODUCTS, product_of
 from ckptfix.tensors.views import show
 from ckptfix.text import plural
 
@@ -68,6 +68,19 @@ def _other_sizes(plan: Plan, own: Dimensions, problems: list[IllShaped]) -> Find
         expected=", ".join(f"{size} {expected}" for size, _, expected in differing),
         found=", ".join(f"{size} {found}" for size, found, _ in differing),
     )
+
+
+def without_lora(plan: Plan) -> Iterator[Finding]:
+    """A note where the published adapter of these sizes has LoRA matrices and the file has none."""
+    product = product_of(plan.config)
+    if product is not None and product.lora and not plan.dimensions.lora_rank and not plan.problems:
+        yield Finding(
+            "no-lora",
+            "note",
+            f"{product.title} is published with LoRA matrices, and this file has none: they were left out or kept apart",
+            # cubiq/ComfyUI_IPAdapter_plus: IPAdapterPlus.py tells portrait by the absence of 0.to_q_lora.down.weight
+            "ComfyUI_IPAdapter_plus takes such a file for a portrait adapter and fails: take the published file there",
+        )
 
 
 def broken_sizes(plan: Plan) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def _add_file(page: Page, result: Inspection) -> None:
 def _add_identity(page: Page, result: Inspection) -> None:
     facts = {fact.name: fact for fact in result.facts}
     page.heading("Identity")
-    for name in ("family", "variant", "base", "encoder", "tokens"):
+    for name in ("family", "variant", "base", "encoder", "tokens", "lora_rank"):
         if name in facts:
             _add_fact(page, facts[name])
     page.heading("Sizes")
