@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptfix
+from ckptfix.conditions import unmet_conditions
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings, refuse_unsafe
@@ -22,7 +23,7 @@ from ckptfix.layouts.catalogue import canonical_parts, layout_parts
 from ckptfix.layouts.claims import Choice
 from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.parts import open_whole
-from ckptfix.plan import Plan, Step, retarget
+from ckptfix.plan import Plan, Step, broken_size_rules, retarget
 from ckptfix.proof import Prover, proof_path
 from ckptfix.reference import RESAMPLER
 from ckptfix.shards import shards_behind
@@ -138,7 +139,7 @@ def convert(
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
         wanted = _Wanted(to, *_target(parts, plan), dtype, allow_overflow, drop_unexplained, partial)
-        result = _draft(plan, wanted, sources, out, dry_run)
+        result = _draft(plan, wanted, sources, out, dry_run, tuple(unmet_conditions(checkpoint, plan)))
         if result.refused or dry_run:
             return result
         prover = opened.enter_context(Prover(checkpoint, sources)) if proof else None
@@ -224,12 +225,14 @@ def _check_suffix(out: Path, wrapper: Layout) -> None:
         )
 
 
-def _draft(plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_run: bool) -> Conversion:
-    """The result as far as names alone decide it."""
+def _draft(
+    plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_run: bool, unmet: tuple[Finding, ...]
+) -> Conversion:
+    """The result as far as names alone decide it; `unmet` is what values decide."""
     accepted = {"unexpected"} if wanted.drop_unexplained else set()
     if wanted.partial:
         accepted |= {"missing", *LOSSES}
-    findings = (*plan.manifest.findings, *plan_findings(plan))
+    findings = (*plan.manifest.findings, *plan_findings(plan), *unmet)
     blocking = [finding for finding in findings if finding.severity == "error" and finding.code not in accepted]
     refused = bool(blocking) or not plan.outputs
     dropped = plan.dropped
@@ -279,6 +282,12 @@ def _ledger(steps: Sequence[Step], dtype: str | None) -> Iterator[LedgerLine]:
 def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
     if wanted.target.layouts == _target({}, plan)[0].layouts:
         return [step for step in plan.steps if step.views]
+    for rule in broken_size_rules(wanted.target, plan.dimensions):
+        raise RefusedError(
+            f"{wanted.target.name} cannot hold this adapter: {rule.why}, so {' and '.join(rule.sizes)} have to be "
+            f"{'equal' if rule.equal else 'different'}",
+            hint="write the canonical layout (leave --to out)",
+        )
     try:
         steps = retarget(plan, wanted.target)
     except ShapeMismatchError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ckptfix.conditions import open_conditions, unmet_conditions
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
@@ -164,6 +165,7 @@ def inspect(
             findings.extend(_checksum_findings(checkpoint, progress))
             published = recognise(Path(path), checkpoint.manifest.size, progress)
         findings.extend(_published_findings(checkpoint.manifest, checksums, published))
+        findings.extend(unmet_conditions(checkpoint, plan) if values else open_conditions(plan))
         if values:
             from ckptfix.evidence.attention_layers import file_evidence
             from ckptfix.forensics import value_findings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ckptfix.conditions import unmet_conditions
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import refusal, refuse_unsafe
@@ -41,6 +42,8 @@ def load(
         refused: RefusedError | None = refusal(plan)
         if refused is not None:
             raise refused
+        for finding in unmet_conditions(checkpoint, plan):
+            raise RefusedError(finding.message, hint=finding.hint, code=finding.code, source=plan.manifest.source)
         for tensor in planned_tensors(checkpoint, plan).values():
             group, _, name = tensor.name.partition(".")
             groups[group][name] = to_torch(StoredTensor.read(tensor))

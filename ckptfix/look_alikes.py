@@ -125,6 +125,14 @@ LOOK_ALIKES = (
         "flamingo_pytorch/flamingo_pytorch.py",
     ),
     LookAlike(
+        "flamingo",
+        "a Flamingo resampler",
+        r"norm\.(weight|bias)$",
+        "it has no proj_in and no proj_out, and they would have to be made up",
+        "mlfoundations/open_flamingo: open_flamingo/src/helpers.py",
+        beside=r"layers\.\d+\.0\.norm_media\.",
+    ),
+    LookAlike(
         "qwen-vl-resampler",
         "a resampler as Qwen-VL has it",
         r"ln_kv\.|kv_proj\.weight$",

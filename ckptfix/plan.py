@@ -59,9 +59,10 @@ class Plan:
 
     `missing` maps canonical names to the shape they should have, `unexpected` holds names as the file has them,
     `clashes` maps a canonical name to the file's names that all want to become it, `broken_sizes` holds what the layout
-    says of the sizes and the file does not keep. `rivals` are other choices that explain the file as well but would
-    write something else. `asked` names layouts that were asked for and do not fit,
-    `reference` the published adapter that the sizes are compared with, `own` the file's own sizes in that case.
+    says of the sizes and the file does not keep, `conditions` the file's names of what has to be zero.
+    `rivals` are other choices that explain the file as well but would write something else. `asked` names layouts that
+    were asked for and do not fit, `reference` the published adapter that the sizes are compared with, `own` the file's
+    own sizes in that case.
     `adapters` are the numbers of adapters in one file of which none was asked for, or another than these.
     `claimed` says that row order and heads are what the file's metadata, written by convert, says.
     """
@@ -76,6 +77,7 @@ class Plan:
     ill_shaped: tuple[IllShaped, ...]
     clashes: Mapping[str, tuple[str, ...]]
     broken_sizes: tuple[SizeRule, ...] = ()
+    conditions: tuple[tuple[str, tuple[bool, ...]], ...] = ()
     evidence: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     known: bool = True
@@ -214,13 +216,14 @@ def build_plan(
         unexpected=tuple(sorted(set(unexpected), key=file_order.__getitem__)),
         ill_shaped=tuple(ill_shaped),
         clashes=clashes,
-        broken_sizes=tuple(_broken_sizes(choice, dimensions)) if not missing else (),
+        conditions=tuple(claims.conditions),
+        broken_sizes=tuple(broken_size_rules(choice, dimensions)) if not missing else (),
         adapters=_undecided(claims.adapters, choice.wrapper.adapter if choice.wrapper else ""),
         own=read_dimensions(shapes, family=choice.family, heads=heads, dim_head=dim_head) if reference else None,
     )
 
 
-def _broken_sizes(choice: Choice, dimensions: Dimensions) -> Iterator[SizeRule]:
+def broken_size_rules(choice: Choice, dimensions: Dimensions) -> Iterator[SizeRule]:
     """What the layouts say of the sizes and this file's are not."""
     sizes = dimensions.family.sizes(dimensions.config)
     for rule in (rule for layout in choice.layouts for rule in layout.size_rules):

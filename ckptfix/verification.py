@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import ckptfix
+from ckptfix.conditions import unmet_conditions
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
 from ckptfix.devices import choose_device, exact_arithmetic
@@ -80,7 +81,7 @@ def verify(
         refuse_unsafe(checkpoint.manifest)
         plan, disputes = _plan(checkpoint.manifest, recording, layout, mapping, heads, dim_head)
         tensors = list(planned_tensors(checkpoint, plan).values())
-        strict = check_strict_load(plan)
+        strict = check_strict_load(plan, tuple(unmet_conditions(checkpoint, plan)))
         examination, compared = _examine(plan, strict, tensors, trial, recording, disputes, report)
         if recording and compared and compared.status == "fail" and not disputes and _misses(compared):
             compared = _with_reading(compared, agreeing_layout(checkpoint, plan, recording, report))

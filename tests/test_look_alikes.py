@@ -62,6 +62,8 @@ SAMPLES: dict[str, Arrays] = {
     "qwen-vl-resampler": flat(
         "query", "kv_proj.weight", "attn.in_proj_weight", "ln_q.weight", "ln_kv.weight", "pos_embed"
     ),
+    "flamingo": flat("latents", "norm.weight", "norm.bias")
+    | per_layer("0.norm_media.weight", "0.norm_latents.weight", "0.to_q.weight", "0.to_kv.weight", "1.1.weight"),
     "flamingo-media": flat("latents", "frame_embs", "media_time_embs", "norm.weight")
     | per_layer("0.norm_media.weight", "0.norm_latents.weight", "0.to_q.weight", "0.to_kv.weight", "1.1.weight"),
 }

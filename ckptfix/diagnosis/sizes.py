@@ -77,7 +77,7 @@ def without_lora(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             "no-lora",
             "note",
-            f"{product.title} is published with LoRA matrices, and this file has none: they were left out or kept apart",
+            f"{product.title} is published with LoRA matrices, and this file has none: left out or kept apart",
             # cubiq/ComfyUI_IPAdapter_plus: IPAdapterPlus.py tells portrait by the absence of 0.to_q_lora.down.weight
             "ComfyUI_IPAdapter_plus takes such a file for a portrait adapter and fails: take the published file there",
         )

@@ -62,7 +62,8 @@ class Claim:
 class Claims:
     """All that a choice of layouts says about a list of names. `clashes`: output -> names that all want to be it.
 
-    `adapters` are the numbers of those that the file holds, where its names count them.
+    `adapters` are the numbers of those that the file holds, where its names count them. `conditions` are the names that
+    may be left out only where their values are zero, with the parts of their rows that have to be.
     """
 
     claims: list[Claim] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Claims:
     unexplained: list[str] = field(default_factory=list)
     clashes: dict[str, list[str]] = field(default_factory=dict)
     adapters: set[str] = field(default_factory=set)
+    conditions: list[tuple[str, tuple[bool, ...]]] = field(default_factory=list)
 
     @property
     def explained(self) -> int:
@@ -134,6 +136,7 @@ def join_claims(parts: Sequence[tuple[Claims, Manifest]]) -> Claims:
         result.unexplained.extend(label[name] for name in claims.unexplained)
         result.clashes |= {output: [label[name] for name in names] for output, names in claims.clashes.items()}
         result.adapters |= claims.adapters
+        result.conditions.extend((label[name], zero) for name, zero in claims.conditions)
     outputs = Counter(output for claim in result.claims for output in claim.outputs)
     result.clashes |= {output: made[output] for output, writers in outputs.items() if writers > 1}
     return result
@@ -169,6 +172,7 @@ def _hit(name: str, bare: str, choice: Choice, result: Claims) -> _Hit | None:
             drop = layout.drop_index.match(spelling)
             if drop is not None:
                 result.dropped.append((name, drop[0].why))
+                result.conditions.extend([(name, drop[0].zero)] if any(drop[0].zero) else [])
                 return None
     result.unexplained.append(name)
     return None

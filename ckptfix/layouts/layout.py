@@ -38,10 +38,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Names that are understood and left out, and why: the only one-way line."""
+    """Names that are understood and left out, and why: the only one-way line.
+
+    `zero` divides the rows of the tensor into equal parts: those that have to be zero, or leaving it out would lose
+    something. Empty where nothing has to be.
+    """
 
     foreign: Template
     why: str
+    zero: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,11 @@ class Layout:
     @property
     def reversible(self) -> bool:
         """Whether it can be written: nothing of it is left out when it is read."""
-        return not self.is_shell and not self.drops and not all(rule.read_only for rule in self.rules)
+        return (
+            not self.is_shell
+            and all(drop.zero for drop in self.drops)
+            and not all(rule.read_only for rule in self.rules)
+        )
 
     @property
     def counts_adapters(self) -> bool:

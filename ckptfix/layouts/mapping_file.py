@@ -294,15 +294,18 @@ def _rule(
 
 
 def _drops(reader: _Reader) -> Iterator[Drop]:
-    for entry in reader.tables("drop", {"foreign", "why"}):
+    for entry in reader.tables("drop", {"foreign", "why", "zero"}):
         why = entry.get("why")
         if not isinstance(why, str) or not why:
             raise reader.fail("[[drop]] needs `why`: it is printed to whoever loses the tensor", "[[drop]]")
         names = reader.strings(entry, "foreign", "[[drop]]")
         if not names:
             raise reader.fail("[[drop]] needs `foreign`", "[[drop]]")
+        zero = entry.get("zero", [])
+        if not isinstance(zero, list) or any(part not in (0, 1) for part in zero):
+            raise reader.fail("`zero` lists the equal parts of the rows: 1 for one that has to be zero, 0 else", "zero")
         for text in names:
-            yield Drop(reader.template(text, rest=True), why)
+            yield Drop(reader.template(text, rest=True), why, tuple(map(bool, zero)))
 
 
 def _check_overlaps(reader: _Reader, rules: tuple[Rule, ...], drops: tuple[Drop, ...]) -> None:

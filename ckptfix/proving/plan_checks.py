@@ -8,6 +8,7 @@ from ckptfix.diagnosis import plan_findings
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.families.config import Config
 from ckptfix.families.known import HeadedConfig, family_of
+from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
@@ -41,7 +42,7 @@ def check_layout(plan: Plan, *, resampler_only: bool = False) -> Check:
     return Check("layout", "pass", f"canonical names ({plan.choice.name})")
 
 
-def check_strict_load(plan: Plan) -> Check:
+def check_strict_load(plan: Plan, unmet: Sequence[Finding] = ()) -> Check:
     """Does the image projection hold exactly the tensors of the reference module, in floats of the right shape?"""
     if not plan.known:
         return Check("strict-load", "skipped", "no layout explains the names")
@@ -61,6 +62,7 @@ def check_strict_load(plan: Plan) -> Check:
         problems.append(f"ill-shaped: {problem.name} is {problem.found}, not {problem.expected}")
     if clashes:
         problems.append(f"claimed by two tensors of the file: {folded(clashes)}")
+    problems += [finding.message for finding in unmet]
     if no_floats:
         problems.append(f"not stored as floating-point numbers: {folded(no_floats)}")
     names = (*missing, *unexpected, *(problem.name for problem in ill_shaped), *clashes, *no_floats)

@@ -120,7 +120,8 @@ def _add_rules(page: Page, layout: Layout) -> None:
         for rule in layout.rules:
             page.text(_rule_text(rule), indent=4, hang=4)
     for drop in layout.drops:
-        page.text(f"{drop.foreign.text} is left out: {drop.why}", indent=4, hang=4)
+        only = ", only where it is zero" if any(drop.zero) else ""
+        page.text(f"{drop.foreign.text} is left out{only}: {drop.why}", indent=4, hang=4)
 
 
 def _rule_text(rule: Rule) -> str:
