@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckptfix.findings import Finding
-from ckptfix.folding import folded
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import Plan
 from ckptfix.tensors.scanning import scan
@@ -38,19 +37,6 @@ def unmet_conditions(checkpoint: ByteReader, plan: Plan) -> Iterator[Finding]:
                 expected="zeros",
                 found="other numbers",
             )
-
-
-def open_conditions(plan: Plan) -> Iterator[Finding]:
-    """A note that names alone do not settle whether the file converts."""
-    if plan.conditions:
-        names = tuple(name for name, _ in plan.conditions)
-        yield Finding(
-            "needs-values",
-            "note",
-            f"whether it converts depends on values: {folded(names)} can be left out only where they are zero",
-            hint="convert looks before it writes; inspect --values looks now",
-            tensors=names,
-        )
 
 
 def _is_zero(checkpoint: ByteReader, view: View, start: int, rows: int) -> bool:

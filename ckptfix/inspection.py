@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptfix.conditions import open_conditions, unmet_conditions
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
@@ -18,6 +17,7 @@ from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
+from ckptfix.folding import folded
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.identity import Fact, Identity, identify
 from ckptfix.known_files import KnownFile, of_size, recognise
@@ -165,17 +165,33 @@ def inspect(
             findings.extend(_checksum_findings(checkpoint, progress))
             published = recognise(Path(path), checkpoint.manifest.size, progress)
         findings.extend(_published_findings(checkpoint.manifest, checksums, published))
-        findings.extend(unmet_conditions(checkpoint, plan) if values else open_conditions(plan))
-        if values:
+        if not values:
+            findings.extend(_open_conditions(plan))
+        else:
+            from ckptfix.conditions import unmet_conditions
             from ckptfix.evidence.attention_layers import file_evidence
             from ckptfix.forensics import value_findings
 
+            findings.extend(unmet_conditions(checkpoint, plan))
             findings.extend(value_findings(checkpoint, progress))
             evidence = file_evidence(checkpoint, plan, progress)
             findings.extend(evidence_findings(plan, evidence))
     if any(finding.code == "other-model" for finding in findings):
         plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
     return _inspection(plan, identify(plan, published), tuple(findings), evidence)
+
+
+def _open_conditions(plan: Plan) -> Iterator[Finding]:
+    """A note that names alone do not settle whether the file converts."""
+    if plan.conditions:
+        names = tuple(name for name, _ in plan.conditions)
+        yield Finding(
+            "needs-values",
+            "note",
+            f"whether it converts depends on values: {folded(names)} can be left out only where they are zero",
+            hint="convert looks before it writes; inspect --values looks now",
+            tensors=names,
+        )
 
 
 def _published_findings(manifest: Manifest, checked: bool, published: KnownFile | None) -> Iterator[Finding]:

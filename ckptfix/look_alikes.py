@@ -13,7 +13,10 @@ from ckptfix.text import printable
 
 @dataclass(frozen=True, slots=True)
 class LookAlike:
-    """`telltale` is a pattern of names from any component on; `beside`, where given, has to occur in the file too."""
+    """`telltale` is a pattern of names from any component on; `beside`, where given, has to occur in the file too.
+
+    With `without` it is looked for in all names, not only in those that nothing explains, and that must not occur.
+    """
 
     name: str
     title: str
@@ -21,6 +24,7 @@ class LookAlike:
     why: str
     seen: str
     beside: str = ""
+    without: str = ""
 
 
 LOOK_ALIKES = (
@@ -127,10 +131,10 @@ LOOK_ALIKES = (
     LookAlike(
         "flamingo",
         "a Flamingo resampler",
-        r"norm\.(weight|bias)$",
+        r"layers\.\d+\.0\.norm_media\.",
         "it has no proj_in and no proj_out, and they would have to be made up",
         "mlfoundations/open_flamingo: open_flamingo/src/helpers.py",
-        beside=r"layers\.\d+\.0\.norm_media\.",
+        without=r"proj_in\.",
     ),
     LookAlike(
         "qwen-vl-resampler",
@@ -154,13 +158,23 @@ _MOST, _LONGEST = 5_000, 300  # names, characters: a hostile file has millions t
 
 def look_alike(left: Iterable[str], names: Iterable[str]) -> Finding | None:
     """An error that names the projection that the names left over give away; `names` are all those of the file."""
-    left = tuple(left)
-    for number, shown in sorted(_telltales(left)):
+    left, names = tuple(left), tuple(names)[:_MOST]
+    if not left:
+        return None
+    whole = {number for number, row in enumerate(LOOK_ALIKES) if row.without and not _occurs(row.without, names)}
+    found = {(number, shown) for number, shown in _telltales(left) if not LOOK_ALIKES[number].without}
+    found |= {(number, shown) for number, shown in _telltales(names) if number in whole} if whole else set()
+    for number, shown in sorted(found):
         row = LOOK_ALIKES[number]
-        if row.beside and not any(re.search(rf"(?:^|\.)(?:{row.beside})", name[:_LONGEST]) for name in names):
+        if row.beside and not _occurs(row.beside, names):
             continue
         return refusal_of(row.title, f"it holds {printable(shown)}: {row.why}", left)
     return None
+
+
+def _occurs(pattern: str, names: tuple[str, ...]) -> bool:
+    compiled = re.compile(rf"(?:^|\.)(?:{pattern})")
+    return any(compiled.search(name[:_LONGEST]) for name in names)
 
 
 def _telltales(left: tuple[str, ...]) -> set[tuple[int, str]]:

@@ -303,18 +303,18 @@ def test_queries_that_are_all_the_same(tmp_path: Path) -> None:
 def test_missing_unexpected_and_ill_shaped_are_named(tmp_path: Path) -> None:
     arrays = adapter()
     del arrays["image_proj.layers.0.0.to_q.weight"]
-    arrays["image_proj.pos_emb.weight"] = np.ones((257, 64), np.float32)
+    arrays["image_proj.extra.weight"] = np.ones((257, 64), np.float32)
     arrays["image_proj.norm_out.bias"] = np.ones(47, np.float32)
     result = run(write(tmp_path / "a.safetensors", arrays), against=golden(NAME).path)
     strict = check(result, "strict-load")
     assert strict.status == "fail"
     assert strict.message == (
-        "missing: image_proj.layers.0.0.to_q.weight; unexpected: image_proj.pos_emb.weight; "
+        "missing: image_proj.layers.0.0.to_q.weight; unexpected: image_proj.extra.weight; "
         "ill-shaped: image_proj.norm_out.bias is [47], not [48]"
     )
     assert strict.tensors == (
         "image_proj.layers.0.0.to_q.weight",
-        "image_proj.pos_emb.weight",
+        "image_proj.extra.weight",
         "image_proj.norm_out.bias",
     )
     assert {check.status for check in result.checks if check.name in ("shape", "recomputation", "against")} == {
