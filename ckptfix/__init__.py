@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptfix.comparison import Comparison, diff
     from ckptfix.conversion import Conversion, convert
     from ckptfix.errors import CkptfixError, ExitCode
     from ckptfix.explanation import Explanation, explain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CkptfixError",
+    "Comparison",
     "Conversion",
     "ExitCode",
     "Explanation",
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "attach",
     "convert",
+    "diff",
     "explain",
     "generate",
     "inspect",
@@ -46,6 +49,7 @@ __all__ = [
 
 _HOME = {
     "CkptfixError": "errors",
+    "Comparison": "comparison",
     "Conversion": "conversion",
     "ExitCode": "errors",
     "Explanation": "explanation",
@@ -56,6 +60,7 @@ _HOME = {
     "Wishes": "generation",
     "attach": "generation.attachment",
     "convert": "conversion",
+    "diff": "comparison",
     "explain": "explanation",
     "generate": "generation",
     "inspect": "inspection",

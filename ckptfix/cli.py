@@ -20,13 +20,14 @@ COMMANDS = {
     "convert": "Rewrite a checkpoint in the canonical layout, or another.",
     "verify": "Run the image projection and prove that it computes right.",
     "generate": "Make a picture of a face with an adapter and an SDXL base.",
+    "diff": "Compare the tensors of two checkpoints, byte for byte.",
     "explain": "Say what a pasted error means, and what to run.",
     "doctor": "Check the environment, or the face models.",
     "demo": "Show the three commands at work on a file made for it.",
     "layouts": "List the known layouts, or print the rules of one.",
     "completion": "Print the completion script for a shell.",
 }
-PLANNED = ("diff", "compat")
+PLANNED = ("compat",)
 
 
 class LazyGroup(click.Group):

@@ -17,6 +17,7 @@ from ckptfix.manifest import Dtype
 from ckptfix.plan import Plan, Step
 from ckptfix.proof import Prover
 from ckptfix.tensors.casting import cast_chunks, target_dtype
+from ckptfix.tensors.side_by_side import aligned, same_bytes
 from ckptfix.tensors.view_bytes import ByteReader, view_chunks
 from ckptfix.tensors.views import View
 
@@ -105,9 +106,8 @@ def _compare(path: Path, tensors: Sequence[OutputTensor], prover: Prover | None,
             if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
                 raise _differs(tensor.name)
             digest = prover.output_digest(tensor.name) if prover else None
-            for source, copy in _aligned(tensor.chunks(), view_chunks(written, View.of(found)), tensor.name):
-                # a copy on one side makes this one memcmp: two views, or bytes made of them, go element by element
-                if bytearray(source) != copy:
+            for source, copy in aligned(tensor.chunks(), view_chunks(written, View.of(found))):
+                if not same_bytes(source, copy):
                     raise _differs(tensor.name)
                 if digest:
                     digest.update(copy)
@@ -123,25 +123,6 @@ def _check_names(path: Path, written: Checkpoint, tensors: Sequence[OutputTensor
             names = names if set(official.keys()) == names else set()
     if names != {tensor.name for tensor in tensors}:
         raise _differs("the list of names")
-
-
-def _aligned(
-    first: Iterator[bytes | memoryview], second: Iterator[bytes | memoryview], name: str
-) -> Iterator[tuple[memoryview, memoryview]]:
-    """Two streams of pieces cut at the same places."""
-    left, right = memoryview(b""), memoryview(b"")
-    while True:
-        while not left and (piece := next(first, None)) is not None:
-            left = memoryview(piece).cast("B")
-        while not right and (piece := next(second, None)) is not None:
-            right = memoryview(piece).cast("B")
-        size = min(len(left), len(right))
-        if not size:
-            if left or right:
-                raise _differs(name)
-            return
-        yield left[:size], right[:size]
-        left, right = left[size:], right[size:]
 
 
 def _differs(name: str) -> OutputError:

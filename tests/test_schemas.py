@@ -134,3 +134,11 @@ def test_layouts() -> None:
     assert check(call("layouts", "--json").document) == "layouts"
     assert check(call("layouts", "--json", "resampler-split-kv+odd").document) == "layouts"
     assert check(call("layouts", "--json", "nothing-like-it").document) == "error"
+
+
+def test_diff(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.safetensors", canonical())
+    second = write(tmp_path / "b.safetensors", without(canonical(), "image_proj.latents"))
+    assert check(call("diff", "--json", first, first).document) == "diff"
+    assert check(call("diff", "--json", first, second).document) == "diff"
+    assert check(call("diff", "--json", first, tmp_path / "none").document) == "error"

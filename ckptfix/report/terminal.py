@@ -38,6 +38,18 @@ def wants_colour(stream: TextIO | None) -> bool:
     return forced != "0" if forced else is_terminal(stream)
 
 
+def can_show(symbols: str) -> bool:
+    """Whether stdout takes these characters, and a terminal at its end draws them: old ones and TERM=dumb do not."""
+    stream = sys.stdout
+    if stream is None or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        symbols.encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def width() -> int:
     """Columns to fill: the terminal's, at most 100; 80 where there is none. COLUMNS overrides."""
     return max(40, min(shutil.get_terminal_size((80, 24)).columns, 100))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 from ckptfix.plan import Plan
-from ckptfix.reference import UNETS
+from ckptfix.report.adapter_parts import OTHER, part_of, part_order
 from ckptfix.report.html.document import Document
 from ckptfix.report.numbers import size
 from ckptfix.tensors.views import show
@@ -24,8 +23,6 @@ LEGEND: Mapping[State, str] = {
     "extra": "belongs to no adapter",
     "gone": "missing: the size it would have",
 }
-_BLOCK = re.compile(r"image_proj\.(?P<stack>[a-z_.]*layers)\.(?P<block>\d+)\.")
-_SITE = re.compile(r"ip_adapter\.(?P<site>\d+)\.")
 _SCALE = 10_000  # units of the longest bar
 
 
@@ -43,7 +40,6 @@ class Piece:
 def pieces(plan: Plan) -> list[Piece]:
     """Every tensor of the file, then those it lacks, each with its part of the adapter."""
     tensors = plan.manifest.tensors
-    paths = {site.index: site.path for site in UNETS[plan.config.unet].sites} if plan.config.unet else {}
     made = {name: step for step in plan.steps for name in step.inputs}
     wrong = {name for problem in plan.ill_shaped for name in problem.inputs}
     wrong |= {name for names in plan.clashes.values() for name in names}
@@ -55,24 +51,12 @@ def pieces(plan: Plan) -> list[Piece]:
         what = f"{name} {tensor.dtype.name} {show(tensor.shape)}, {size(tensor.nbytes)}"
         if state == "changed":
             what += f" -> {canonical}"
-        found.append(Piece(_part(canonical, paths, known=step is not None), name, tensor.nbytes, state, what))
+        found.append(Piece(part_of(canonical, plan.config.unet) if step else OTHER, name, tensor.nbytes, state, what))
     itemsize = max((tensor.dtype.itemsize for tensor in tensors.values()), default=2)
     for name, shape in plan.missing.items():
         nbytes = math.prod(shape) * itemsize
-        found.append(Piece(_part(name, paths, known=True), name, nbytes, "gone", f"missing: {name} {show(shape)}"))
+        found.append(Piece(part_of(name, plan.config.unet), name, nbytes, "gone", f"missing: {name} {show(shape)}"))
     return found
-
-
-def _part(name: str, paths: Mapping[int, str], *, known: bool) -> str:
-    if not known:
-        return "other"
-    block, site = _BLOCK.match(name), _SITE.match(name)
-    if block:
-        return f"projection, block {block['block']}"
-    if site:
-        path = paths.get(int(site["site"]), "")
-        return f"K/V, {'.'.join(path.split('.')[:2]) if not path.startswith('mid') else 'mid_block'}" if path else "K/V"
-    return "projection, ends" if name.startswith("image_proj.") else "other"
 
 
 def add_map(document: Document, plan: Plan) -> None:
@@ -81,7 +65,7 @@ def add_map(document: Document, plan: Plan) -> None:
     if not found:
         return
     parts: dict[str, list[Piece]] = {}
-    for piece in sorted(found, key=lambda piece: _natural(piece.part)):
+    for piece in sorted(found, key=lambda piece: part_order(piece.part)):
         parts.setdefault(piece.part, []).append(piece)
     longest = max(sum(piece.nbytes for piece in members) for members in parts.values()) or 1
     section = document.section("Tensor map", "Length is size in bytes, the same scale in every row.")
@@ -120,10 +104,3 @@ def _legend(parent: ET.Element, states: set[State]) -> None:
             swatch = ET.SubElement(entry, "svg", {"viewBox": "0 0 20 16", "aria-hidden": "true"})
             ET.SubElement(swatch, "rect", {"class": state, "width": "20", "height": "16"})
             ET.SubElement(entry, "span").text = meaning
-
-
-def _natural(part: str) -> tuple[int, list[int | str]]:
-    """Projection first, then K/V in the UNet's order, then the rest; numbers by value."""
-    order = 0 if part.startswith("projection") else 1 if part.startswith("K/V") else 2
-    words: list[int | str] = [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)]
-    return order, words
