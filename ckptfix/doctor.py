@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ from ckptfix import __version__
 from ckptfix.errors import ExitCode, UnavailableError
 from ckptfix.findings import Finding
 from ckptfix.generation.places import hub_cache
-from ckptfix.requirements import is_older, requirement, wanted_versions
+from ckptfix.requirements import installed_version, is_older, requirement, wanted_versions
 from ckptfix.text import printable
 
 _EXTRAS: Final = ("", "verify", "generate", "hub")
@@ -164,18 +163,11 @@ def _libraries() -> Iterator[Library]:
     for name, (wanted, extra) in asked.items():
         if extra in _EXTRAS:
             names = (name, *_STANDS_FOR.get(name, ()))
-            yield Library(name, next(filter(None, map(_version, names)), None), wanted, extra)
+            yield Library(name, next(filter(None, map(installed_version, names)), None), wanted, extra)
     for name in _BESIDES:
-        found = _version(name)
+        found = installed_version(name)
         if name not in asked and found:
             yield Library(name, found, "", "")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _version_findings(libraries: tuple[Library, ...]) -> Iterator[Finding]:

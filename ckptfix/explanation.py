@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from ckptfix.errors import ExitCode
 from ckptfix.explaining.file_check import FileCheck, LookedAt, check_against, look_at
 from ckptfix.explaining.matching import Evidence, Match, match
-from ckptfix.explaining.pasted_text import MOST_BYTES, decoded, readings
+from ckptfix.explaining.pasted_text import MOST_BYTES, MOST_CHARACTERS, decoded, readings
 from ckptfix.explaining.statements import read_statements
 from ckptfix.explaining.troubles import CERTAINTIES, Certainty, Trouble, known_troubles
 from ckptfix.explaining.widths import filled, holes
@@ -24,6 +24,7 @@ from ckptfix.text import printable
 
 _HEAD: Final = 65_536
 _DEFAULT_FILE: Final = "ip-adapter.bin"
+_HINTED: Final = re.compile(r"(?:^|: )(ckptfix (?:inspect|convert|verify) [^;]+)$")  # a hint that ends in a command
 _ADAPTER_FILE: Final = re.compile(
     r"(?<![\w/])[^\s'\"<>|()\[\],;=]{0,200}ip[-_]?adapter[\w.-]{0,80}\.(?:bin|safetensors|pth?|ckpt)\b"
 )
@@ -151,7 +152,7 @@ def _explain_text(
     progress: Callable[[str, int, int], None] | None,
 ) -> Explanation:
     found = [] if not text else list(_found(text, named_file=file is not None))
-    note = "it is no text" if text is None else "it is empty" if not text.strip() else ""
+    note = _note(text)
     command_file = os.fspath(file) if file is not None else _named_file(text or "") or _DEFAULT_FILE
     checked: LookedAt | None = None
     if file is not None:
@@ -166,6 +167,14 @@ def _explain_text(
         None if checked is None else checked.path,
         "" if checked is None else checked.summary,
     )
+
+
+def _note(text: str | None) -> str:
+    if text is None:
+        return "it is no text"
+    if not text.strip():
+        return "it is empty"
+    return "it is long: only its beginning and its end were looked at" if len(text) > MOST_CHARACTERS else ""
 
 
 def _found(text: str, *, named_file: bool) -> Iterator[tuple[Trouble, Match]]:
@@ -260,7 +269,8 @@ def _file_causes(looked: LookedAt) -> Iterator[Cause]:
 def _file_cause(looked: LookedAt, code: str, message: str, hint: str, tensors: tuple[str, ...]) -> Cause:
     trouble = next((trouble for trouble in known_troubles() if code in trouble.findings), None)
     evidence = (Evidence(printable(message, 1000), None, (), tensors),)
-    next_command = looked.inspection.next_command if looked.inspection else ""
+    hinted = _HINTED.search(hint)
+    next_command = (looked.inspection.next_command if looked.inspection else "") or (hinted[1] if hinted else "")
     if trouble is None:
         command = next_command or f"ckptfix inspect {shlex.quote(looked.path)}"
         return Cause(code, f"inspect finds: {code}", "certain", evidence, printable(hint or message, 1000), command, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from ckptfix.errors import UnavailableError
 
@@ -34,16 +34,24 @@ def wanted_versions() -> dict[str, tuple[str, str]]:
     return found
 
 
-def is_older(version: str, least: str) -> bool:
+def installed_version(name: str) -> str | None:
+    """The version of a distribution that is there; None where it is not. Imports nothing of it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def is_older(found: str, least: str) -> bool:
     """Whether a version comes before what `>=…` asks for, by its numbers; other forms of asking are not judged."""
     if not least.startswith(">="):
         return False
-    return _release(version) < _release(least.removeprefix(">=").partition(",")[0])
+    return _release(found) < _release(least.removeprefix(">=").partition(",")[0])
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _release(written: str) -> tuple[int, ...]:
     """`2.13.0+cpu` -> (2, 13): trailing zeros make no difference."""
-    found = re.match(r"\s*v?(\d+(?:\.\d+)*)", version)
+    found = re.match(r"\s*v?(\d+(?:\.\d+)*)", written)
     numbers = [int(number) for number in found[1].split(".")] if found else []
     while numbers and numbers[-1] == 0:
         numbers.pop()

@@ -453,6 +453,20 @@ def test_every_code_of_a_hostile_file_is_explained(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
+def test_the_command_of_a_finding_is_the_one_to_run(tmp_path: Path) -> None:
+    part = {name: array for name, array in canonical().items() if name.startswith("image_proj.layers.0")}
+    path = save_nested_bin(tmp_path / "ip-adapter-00001-of-00002.bin", part)
+    commands = {cause.code: cause.command for cause in explain(path).causes}
+    other = tmp_path / "ip-adapter-00002-of-00002.bin"
+    assert commands["shard"] == f"ckptfix convert {path} {other} --out fixed.safetensors"
+
+
+def test_a_text_that_is_too_long_says_so() -> None:
+    found = explain("word " * 600_000 + "dim (2048) must be divisible by heads (12)")
+    assert found.recognised
+    assert found.note == "it is long: only its beginning and its end were looked at"
+
+
 def test_a_binary_that_is_no_checkpoint_is_not_recognised(tmp_path: Path) -> None:
     picture = tmp_path / "screenshot.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000))

@@ -61,7 +61,14 @@ LAYERS = (
     ("ckptfix.plan",),
     ("ckptfix.identity",),
     ("ckptfix.detection",),
-    ("ckptfix.conversion", "ckptfix.inspection", "ckptfix.loading", "ckptfix.verification"),
+    (
+        "ckptfix.conversion",
+        "ckptfix.doctor",
+        "ckptfix.explanation",
+        "ckptfix.inspection",
+        "ckptfix.loading",
+        "ckptfix.verification",
+    ),
     ("ckptfix.demo",),
     ("ckptfix.report",),
     ("ckptfix.commands",),
@@ -223,7 +230,7 @@ def test_public_names_survive_the_import_of_every_module() -> None:
     """A submodule imported later would take the place of a function of the same name in the package."""
     code = """
 import importlib, pathlib, ckptfix
-functions = ("inspect", "convert", "verify", "load", "attach")
+functions = ("inspect", "convert", "verify", "explain", "load", "attach")
 first = {name: getattr(ckptfix, name) for name in functions}
 for name in ARGUMENTS:
     importlib.import_module(name)

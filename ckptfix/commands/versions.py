@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from ckptfix import __version__
+from ckptfix.requirements import installed_version
 
 # Distribution -> what it is for.
 OPTIONAL = {
@@ -23,9 +23,5 @@ def version_text() -> str:
     """Our version, Python's, and one line per optional part."""
     lines = [f"ckptfix {__version__} (Python {platform.python_version()})"]
     for name, purpose in OPTIONAL.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            found = "not installed"
-        lines.append(f"  {name:<16} {found:<16} {purpose}")
+        lines.append(f"  {name:<16} {installed_version(name) or 'not installed':<16} {purpose}")
     return "\n".join(lines)

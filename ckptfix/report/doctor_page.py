@@ -37,7 +37,7 @@ def checkup_page(result: Checkup, width: int, *, verbose: bool = False) -> Page:
         add_findings(page, result.findings)
     page.heading("For a bug report")
     for line in ("```", *result.block, "```"):
-        page.verbatim(line)
+        page.text(line, hang=2)
     return page
 
 

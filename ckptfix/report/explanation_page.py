@@ -20,6 +20,8 @@ def explanation_page(result: Explanation, width: int, *, verbose: bool = False) 
     if len(result.causes) > 1:
         title += ", likeliest first"
     page.text(f"{printable(result.source, 1000)}: {title}", "bold", hang=2)
+    if result.note:
+        page.text(result.note, "dim", indent=2)
     if result.file is not None:
         page.blank()
         page.labelled("file", f"{printable(result.file, 1000)}: {printable(result.summary, 1000)}")
