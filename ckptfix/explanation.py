@@ -275,15 +275,14 @@ def _file_cause(looked: LookedAt, code: str, message: str, hint: str, tensors: t
         command = next_command or f"ckptfix inspect {shlex.quote(looked.path)}"
         return Cause(code, f"inspect finds: {code}", "certain", evidence, printable(hint or message, 1000), command, ())
     constructor = looked.inspection.constructor if looked.inspection else ""
-    said = trouble.meaning
-    if any(name != "constructor" for name, _ in holes(said)):
-        said = printable(hint or message, 1000).replace("{", "(").replace("}", ")")
+    whole = looked.inspection is not None and looked.inspection.repairable
+    command = trouble.command if whole or " convert " not in trouble.command else "ckptfix inspect {file}"
     return Cause(
         trouble.code,
         trouble.title,
         "certain",
         evidence,
-        filled(said, {"constructor": constructor}),
-        next_command or _command(trouble.command, looked.path),
+        filled(trouble.of_file, {"constructor": constructor}),
+        next_command or _command(command, looked.path),
         trouble.sources,
     )

@@ -87,12 +87,14 @@ class Check:
 class Trouble:
     """One class of trouble. `findings` are inspect's codes that it explains; `instead_of` are classes that it covers.
 
-    `sources` are the threads, or upstream files, that show it.
+    `meaning` is said of a text, `of_file` of a checkpoint that was looked at. `sources` are the threads, or upstream
+    files, that show it.
     """
 
     code: str
     title: str
     meaning: str
+    of_file: str
     command: str
     sources: tuple[str, ...]
     whens: tuple[When, ...]
@@ -120,7 +122,7 @@ def load_troubles(text: str, origin: str) -> tuple[Trouble, ...]:
 def _trouble(entry: Mapping[str, Any], where: str) -> Trouble:
     _only(
         entry,
-        {"code", "title", "meaning", "command", "sources", "when", "findings", "instead_of", "check"},
+        {"code", "title", "meaning", "command", "sources", "when", "findings", "instead_of", "check", "of_file"},
         where,
     )
     if not (entry["title"] and entry["meaning"] and entry["command"] and entry["sources"]):
@@ -133,6 +135,7 @@ def _trouble(entry: Mapping[str, Any], where: str) -> Trouble:
         entry["code"],
         entry["title"],
         entry["meaning"],
+        entry.get("of_file", entry["meaning"]),
         entry["command"],
         tuple(entry["sources"]),
         tuple(_when(table, where) for table in entry.get("when", [])),
