@@ -12,7 +12,7 @@ from ckptfix.errors import MappingError, UsageError
 from ckptfix.families.config import Config
 from ckptfix.folding import folded
 from ckptfix.formats.limits import limit_error
-from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts, shipped_layout
+from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts, promising_layouts, shipped_layout
 from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.layouts.layout import Kind, Layout, Signature
 from ckptfix.layouts.mapping_file import load_layout
@@ -124,9 +124,21 @@ def _claim_of_ours(manifest: Manifest) -> tuple[Layout, int, int] | None:
 
 
 def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan:
-    """The plan of the choice that explains most names, breaks fewest signatures and leaves least in the way."""
+    """The plan of the choice that explains most names, breaks fewest signatures and leaves least in the way.
+
+    Layouts whose required names cannot occur are asked only if the others leave something open.
+    """
+    components = {component for name in manifest.tensors for component in name.split(".")}
+    plan, broken = _best_of(promising_layouts(components), manifest, forced, sizes)
+    return plan if not broken and not plan.refused else _best_of(known_layouts(), manifest, forced, sizes)[0]
+
+
+def _best_of(
+    layouts: tuple[Layout, ...], manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes
+) -> tuple[Plan, int]:
+    """The best plan of these, and how many of its layouts miss a required name."""
     names = list(manifest.tensors)
-    candidates = list(_candidates(manifest, names, forced))
+    candidates = list(_candidates(layouts, manifest, names, forced))
     best = max(candidate.explained for candidate in candidates)
     fewest = min(candidate.broken for candidate in candidates if candidate.explained == best)
     leading = [candidate for candidate in candidates if (candidate.explained, candidate.broken) == (best, fewest)]
@@ -150,8 +162,8 @@ def _best(manifest: Manifest, forced: dict[Kind, Layout], sizes: _Sizes) -> Plan
     poor = next(candidate.poor for candidate in candidates if candidate.choice is plan.choice)
     if poor or best < min(LEAST_EXPLAINED * max(len(names), 1), ENOUGH_EXPLAINED):
         asked = "+".join(layout.name for layout in forced.values())
-        return replace(plan, choice=Choice(), known=False, asked=asked)
-    return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan)))
+        return replace(plan, choice=Choice(), known=False, asked=asked), fewest
+    return replace(plan, rivals=tuple(rivals.values()), evidence=tuple(_evidence(manifest, plan))), fewest
 
 
 def _planned(manifest: Manifest, names: list[str], choice: Choice, sizes: _Sizes) -> Plan:
@@ -214,16 +226,18 @@ def _writes(plan: Plan) -> frozenset[tuple[str, tuple[str, ...], tuple[str, ...]
     return frozenset((step.op, step.inputs, step.outputs) for step in plan.steps)
 
 
-def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]) -> Iterable[_Candidate]:
+def _candidates(
+    layouts: tuple[Layout, ...], manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
+) -> Iterable[_Candidate]:
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
-    shells = _shells((*known_layouts(), *forced.values()), names)
+    shells = _shells((*layouts, *forced.values()), names)
     bare = [strip_shells(name, shells) for name in names]
     asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int, int]] = {}
-    for wrapper in _wrappers(manifest, bare, forced.get("wrapper")):
+    for wrapper in _wrappers(layouts, manifest, bare, forced.get("wrapper")):
         grouped = tuple(_unwrapped(bare, wrapper))
         if grouped not in asked:  # wrappers that see the same names need not ask every layout again
-            projections, in_projection = _leading(grouped, "projection", forced, GROUPS[0])
-            attentions, in_attention = _leading(grouped, "attention", forced, GROUPS[1])
+            projections, in_projection = _leading(layouts, grouped, "projection", forced, GROUPS[0])
+            attentions, in_attention = _leading(layouts, grouped, "attention", forced, GROUPS[1])
             asked[grouped] = projections, attentions, in_projection, in_attention
         projections, attentions, in_projection, in_attention = asked[grouped]
         explained = in_projection + in_attention
@@ -251,7 +265,7 @@ def _candidates(manifest: Manifest, names: list[str], forced: dict[Kind, Layout]
             yield _Candidate(choice, explained, len(broken), poor)
 
 
-def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
+def _wrappers(layouts: tuple[Layout, ...], manifest: Manifest, bare: list[str], forced: Layout | None) -> list[Layout]:
     """Wrappers whose container and nesting are the file's and that no name forbids."""
     if forced is not None and forced.rules:
         return [forced]
@@ -259,7 +273,7 @@ def _wrappers(manifest: Manifest, bare: list[str], forced: Layout | None) -> lis
     container = "safetensors" if manifest.container == "safetensors" else "torch"
     return [
         layout
-        for layout in known_layouts()
+        for layout in layouts
         if layout.kind == "wrapper"
         and not layout.is_shell
         and layout.signature.nesting in (None, nesting)
@@ -315,7 +329,7 @@ def _unwrapped(bare: list[str], wrapper: Layout) -> list[str]:
 
 
 def _leading(
-    names: Sequence[str], kind: Kind, forced: dict[Kind, Layout], group: str
+    layouts: tuple[Layout, ...], names: Sequence[str], kind: Kind, forced: dict[Kind, Layout], group: str
 ) -> tuple[list[Layout | None], int]:
     """The layouts of this kind that explain most names of the group, and how many; forbidden ones are not asked."""
     members = [name for name in names if name.startswith(group)]
@@ -324,7 +338,7 @@ def _leading(
         if kind in forced
         else [
             layout
-            for layout in known_layouts()
+            for layout in layouts
             if layout.kind == kind and not layout.declared and not _hits(layout.signature.forbid, members)
         ]
     )

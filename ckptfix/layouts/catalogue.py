@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -12,6 +13,7 @@ from ckptfix.families.family import Family
 from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.layouts.mapping_file import load_layout
 
+_SLUG = re.compile(r"[\w+-]+")
 _FOLDER = resources.files("ckptfix") / "mappings"
 
 
@@ -29,6 +31,32 @@ def shipped_layout(name: str) -> Layout | None:
     return load_layout(entry.read_text(encoding="utf-8"), entry.name, shipped_layout) if entry.is_file() else None
 
 
+def promising_layouts(components: Set[str]) -> tuple[Layout, ...]:
+    """Those whose required names could be made of these name components; the others are not even parsed.
+
+    A file that is whole is explained by one of them as well as by all: what requires a name that is not there loses.
+    """
+    names = (name for name, telltale in _telltales() if telltale <= components)
+    return tuple(layout for name in names if (layout := shipped_layout(name)) is not None and not layout.declared)
+
+
+_REQUIRE = re.compile(r"^require\s*=\s*\[(.*?)\]", re.MULTILINE | re.DOTALL)
+_WRITTEN_OUT = re.compile(r"[\w-]+")
+
+
+@cache
+def _telltales() -> tuple[tuple[str, Set[str]], ...]:
+    """Mapping -> the components without holes of all names that it requires, read without parsing; groups aside."""
+    found = []
+    for entry in sorted(_FOLDER.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            required = _REQUIRE.search(entry.read_text(encoding="utf-8"))
+            names = re.findall(r'"([^"]*)"', required[1]) if required else []
+            words = {word for name in names for word in name.split(".") if _WRITTEN_OUT.fullmatch(word)}
+            found.append((entry.name.removesuffix(".toml"), words - {"image_proj", "ip_adapter"}))
+    return tuple(found)
+
+
 # The two layouts that have a name of their own.
 NAMED = {"canonical": "flat-st+resampler+odd", "instantid": "nested-bin+resampler+odd"}
 
@@ -43,10 +71,9 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
 
     `diffusers-unet.1` is the second adapter of a file that holds several.
     """
-    by_name = {key: layout for layout in known_layouts() for key in (layout.name, *layout.aliases)}
     parts: dict[Kind, Layout] = {}
-    for slug in _slugs(NAMED.get(name, name), by_name):
-        layout = by_name.get(slug) or _numbered(slug, by_name)
+    for slug in _slugs(NAMED.get(name, name)):
+        layout = _named(slug) or _numbered(slug)
         if layout is None:
             names = ", ".join([*NAMED, *sorted(layout.name for layout in known_layouts())])
             raise UsageError(
@@ -62,18 +89,25 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
     return parts
 
 
-def _slugs(name: str, known: Mapping[str, Layout]) -> Iterator[str]:
+def _named(slug: str) -> Layout | None:
+    """By its own name, which is that of its file, else by an alias."""
+    if not _SLUG.fullmatch(slug):
+        return None
+    return shipped_layout(slug) or next((layout for layout in known_layouts() if slug in layout.aliases), None)
+
+
+def _slugs(name: str) -> Iterator[str]:
     """The names between the plus signs; one of them, odd+lora, has a plus sign of its own."""
     words = name.split("+")
     while words:
-        both = "+".join(words[:2])
-        yield both if len(words) > 1 and both in known else words[0]
-        words = words[2 if len(words) > 1 and both in known else 1 :]
+        taken = 2 if len(words) > 1 and _named("+".join(words[:2])) else 1
+        yield "+".join(words[:taken])
+        words = words[taken:]
 
 
-def _numbered(slug: str, by_name: Mapping[str, Layout]) -> Layout | None:
+def _numbered(slug: str) -> Layout | None:
     name, _, number = slug.rpartition(".")
-    layout = by_name.get(name)
+    layout = _named(name)
     if layout is None or not layout.counts_adapters or not (number.isascii() and number.isdigit()):
         return None
     return replace(layout, name=slug, adapter=str(int(number)))

@@ -25,11 +25,15 @@ class Template:
 
     text: str
     site_is_path: bool = False
+    head: str = field(init=False, compare=False, repr=False)  # the text before the first hole
+    tail: str = field(init=False, compare=False, repr=False)  # and after the last one
     components: tuple[str, ...] = field(init=False, compare=False, repr=False)
     holes: tuple[str, ...] = field(init=False, compare=False, repr=False)
     _pieces: tuple[str, ...] = field(init=False, compare=False, repr=False)  # text and names of holes in turn
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "head", self.text.partition("{")[0])
+        object.__setattr__(self, "tail", self.text.rpartition("}")[2])
         object.__setattr__(self, "components", tuple(self.text.split(".")))
         object.__setattr__(self, "_pieces", tuple(HOLE.split(self.text)))
         object.__setattr__(self, "holes", self._pieces[1::2])
@@ -116,6 +120,8 @@ def _fits(hole: str, value: str, spans: bool) -> bool:
 
 def overlap(first: Template, second: Template) -> bool:
     """Whether some name fills both templates; may say yes too often, where a hole occurs twice, never too seldom."""
+    if _apart(first.head, second.head) or _apart(first.tail[::-1], second.tail[::-1]):
+        return False
     if any(template.spans_components(hole) for template in (first, second) for hole in template.holes):
         return _share_text(first, first.text, second, second.text)
     pairs = list(zip(first.components, second.components, strict=False))
@@ -123,6 +129,10 @@ def overlap(first: Template, second: Template) -> bool:
         left == right or ("{" in left + right and _share_text(first, left, second, right))
         for left, right in reversed(pairs)
     )
+
+
+def _apart(left: str, right: str) -> bool:
+    return not (left.startswith(right) or right.startswith(left))
 
 
 # What one character of a name may be: itself, or any of a class; and whether it may be absent or repeated.
