@@ -76,6 +76,15 @@ class Inspection:
         return ExitCode.PROBLEM if any(finding.severity != "note" for finding in self.findings) else ExitCode.OK
 
     @property
+    def draft(self) -> list[str]:
+        """The beginning of a mapping for names that nothing explains; empty for a file that something explains."""
+        if not any(finding.code == "unknown-layout" for finding in self.findings) or self.plan.asked:
+            return []
+        from ckptfix.layouts.draft import draft_mapping  # only here: start-up time
+
+        return draft_mapping(self.plan.unexpected or self.manifest.tensors)
+
+    @property
     def constructor(self) -> str:
         return self.plan.shown.config.constructor()
 
@@ -131,6 +140,7 @@ class Inspection:
             },
             "repairable": self.repairable,
             "next": self.next_command,
+            **({"mapping_draft": self.draft} if self.draft else {}),
             **({} if self.evidence is None else {"evidence": [answer.to_dict() for answer in self.evidence]}),
         }
 

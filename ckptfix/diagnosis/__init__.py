@@ -125,7 +125,7 @@ def _unknown(plan: Plan) -> Finding:
         message,
         hint=f"without it the layout is detected: {inspect_command(plan)}"
         if plan.asked
-        else "`ckptfix layouts` lists what is known; a layout of your own is a --mapping file of a few lines",
+        else "`ckptfix layouts` lists what is known; inspect drafts a --mapping of your own from these names",
         tensors=tuple(names),
     )
 

@@ -22,6 +22,8 @@ CONTAINERS = {
     "safetensors": "safetensors",
 }
 
+_MOST_DRAFTED = 60  # lines
+
 
 def inspection_page(result: Inspection, width: int, *, verbose: bool = False) -> Page:
     page = Page(width)
@@ -40,6 +42,13 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
     if result.plan.known:
         _add_names(page, result, verbose)
         _add_constructor(page, result)
+    if result.draft:
+        page.heading("Its names as a mapping to fill in: --mapping my-layout.toml")
+        page.blank()
+        for line in result.draft[: _MOST_DRAFTED if not verbose else None]:
+            page.verbatim(line, indent=0)
+        if len(result.draft) > _MOST_DRAFTED and not verbose:
+            page.text(f"# and {plural(len(result.draft) - _MOST_DRAFTED, 'line')} more: -v shows them all")
     if result.next_command:
         page.heading("Next")
         page.verbatim(result.next_command, "cyan", indent=2)
