@@ -78,3 +78,13 @@ def test_the_pre_commit_hook_calls_a_command_that_takes_many_files(tmp_path: Pat
     assert re.search(fields["files"], broken.name)
     assert call(*words, sound, sound).code == 0
     assert call(*words, sound, broken).code == 1
+
+
+def test_the_story_shows_what_explain_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = (README.parent / "docs" / "story.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    divide, missing = re.findall(r"```\n((?:\w+Error).*?)```", story, re.DOTALL)
+    for name, text in (("err.txt", missing), ("err2.txt", divide)):
+        Path(name).write_text(text, encoding="utf-8")
+        assert f"```console\n$ ckptfix explain {name}\n{call('explain', name).out}```" in story
