@@ -163,7 +163,23 @@ def test_a_move_that_fails_is_one_error(home: Path, monkeypatch: pytest.MonkeyPa
     root = home / "antelopev2"
     nested = write_pack(root / "antelopev2")
     before = contents(nested)
-    monkeypatch.setattr(checkup, "move_without_replacing", refused)
-    with pytest.raises(OutputError, match=r"cannot be moved to .*: Permission denied"):
-        check_faces(root, fix=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkup, "move_without_replacing", refused)
+        with pytest.raises(OutputError, match=r"cannot be moved to .*: Permission denied$"):
+            check_faces(root, fix=True)
     assert contents(nested) == before
+
+
+def test_an_error_half_way_tells_what_was_moved(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second_refused(source: Path, target: Path) -> None:
+        if source.name == "scrfd_10g_bnkps.onnx":
+            raise PermissionError(13, os.strerror(13))
+        source.rename(target)
+
+    root = home / "antelopev2"
+    write_pack(root / "antelopev2")
+    monkeypatch.setattr(checkup, "move_without_replacing", second_refused)
+    with pytest.raises(OutputError) as caught:
+        check_faces(root, fix=True)
+    assert caught.value.message.endswith(f"(1 file moved before: {root}/glintr100.onnx)")
+    assert [move["done"] for move in caught.value.details["moved"]] == [True]

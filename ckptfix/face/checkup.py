@@ -82,7 +82,7 @@ def check_faces(folder: Path | None = None, *, fix: bool = False) -> FaceCheckup
         return FaceCheckup(None, dict.fromkeys(_MODELS), (_absent(looked),), (), looked)
     moves = [Move(source, target / source.name) for source in _too_deep(target)]
     if fix:
-        moves = [_moved(move) for move in moves]
+        moves = _all_moved(moves)
     places = [target, *_nested(target)]
     models = {name: next((place / name for place in places if (place / name).is_file()), None) for name in _MODELS}
     findings = [*_misplaced(moves), *_model_findings(target, models), *_other_files(target)]
@@ -117,6 +117,23 @@ def _nested(target: Path) -> list[Path]:
 def _too_deep(target: Path) -> Iterator[Path]:
     for place in _nested(target):
         yield from sorted(path for path in place.glob("*.onnx") if path.is_file())
+
+
+def _all_moved(moves: list[Move]) -> list[Move]:
+    """Each in turn; an error tells which were moved before it."""
+    tried: list[Move] = []
+    for move in moves:
+        try:
+            tried.append(_moved(move))
+        except OutputError as error:
+            done = [before.to_dict() for before in tried if before.done]
+            error.details["moved"] = done
+            if done:
+                error.message += (
+                    f" ({plural(len(done), 'file')} moved before: {', '.join(before['to'] for before in done)})"
+                )
+            raise
+    return tried
 
 
 def _moved(move: Move) -> Move:
