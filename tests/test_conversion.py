@@ -438,6 +438,21 @@ def test_no_input_at_all(out: Path) -> None:
         convert([], out)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module.unet.", "unet."])
+def test_the_two_files_of_a_training_with_state_dicts(tmp_path: Path, out: Path, prefix: str) -> None:
+    """TheDenk/InstantID-SD1.5: image_proj-*.ckpt and ip-state-*.ckpt, the pairs by module path."""
+    tree = tiny(2).layout("nested-bin", "resampler", "unet-path")
+    noise = "module." if prefix.startswith("module.") else ""
+    halves = {
+        "image_proj-9.ckpt": {f"{noise}{name}": array for name, array in tree["image_proj"].items()},
+        "ip-state-9.ckpt": {f"{prefix}{name}": array for name, array in tree["ip_adapter"].items()},
+    }
+    paths = [save(tmp_path / file, {"epoch": 1, "global_step": 9, "state_dict": half}) for file, half in halves.items()]
+    for order in (paths, paths[::-1]):
+        assert not convert(order, out, force=True).refused
+        assert content(out) == of(tiny(2).canonical())
+
+
 def hand_written_class() -> dict[str, Any]:
     """The class whose loader says 'Missing key(s): queries': its own names, one norm where the reference has two."""
     config = replace(TINY, depth=4)

@@ -97,6 +97,7 @@ def test_a_file_that_something_explains_has_no_draft(tmp_path: Path) -> None:
         ),
         (["down_blocks.1.attentions.0.transformer_blocks.0.attn2.k"], {"{site}.k": 1}),
         (["a.{x}.w", "a.\u202e", "b"], {"b": 1}),
+        ([f"a.{n}.{n % 7}.w" for n in range(2_000)], {f"a.{{site}}.{n}.w": 286 - (n > 4) for n in range(7)}),
         ([], {}),
     ],
 )
@@ -104,7 +105,7 @@ def test_templates(names: list[str], templates: dict[str, int]) -> None:
     assert {template: len(members) for template, members in name_templates(names).items()} == templates
 
 
-def test_hostile_names_are_left_out_quickly() -> None:
+def test_hostile_names_are_left_out() -> None:
     names = [f"{'a.' * 5_000}{number}" for number in range(3_000)] + ['quote".\\back' + str(n) for n in range(2)]
     (template,) = tomllib.loads("\n".join(draft_mapping(names)))["rename"]
     assert template == 'quote".\\back{block}'

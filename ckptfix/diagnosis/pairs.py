@@ -24,7 +24,7 @@ def flux_pairs(plan: Plan) -> Finding | None:
 
     Source: Shakker-Labs/ComfyUI-IPAdapter-Flux, ipadapter_flux.py.
     """
-    if plan.choice.attention is None or plan.manifest.parts:
+    if not plan.refused or plan.choice.attention is None or plan.manifest.parts:
         return None
     names = {name: int(found[1]) for name in _grouped(plan) if (found := _PAIR.fullmatch(name))}
     if set(names.values()) != set(range(57)) or len(names) != 2 * 57:
@@ -42,9 +42,9 @@ def _grouped(plan: Plan) -> Iterator[str]:
 
 def even_sites(plan: Plan) -> Finding | None:
     """An error if the K/V pairs stand at even numbers only, which are places of self-attention."""
-    odd = replace(plan.choice, attention=layout_parts("odd")["attention"])
-    if plan.choice.attention is None or plan.choice.attention.declared:
+    if not plan.refused or plan.choice.attention is None or plan.choice.attention.declared:
         return None
+    odd = replace(plan.choice, attention=layout_parts("odd")["attention"])
     claims = claim_names(list(plan.manifest.tensors), odd).claims if not plan.manifest.parts else ()
     sites = {found[0]: int(found[1]) for claim in claims if (found := _PAIR.fullmatch(claim.outputs[0]))}
     names = [name for claim in claims if claim.outputs[0] in sites for name in claim.inputs if name]

@@ -14,7 +14,7 @@ _PATH = re.compile(r"(?:^|(?<=\.))(?:down_blocks|mid_block|up_blocks)\..*?\.attn
 # A UNet has at least so many attention layers; a Resampler has fewer blocks.
 _FEWEST_SITES = 16
 _NUMBER = re.compile(r"\d{1,6}")
-_MOST, _LONGEST = 20_000, 300  # names, characters: a hostile file has millions to offer
+_MOST, _LONGEST = 5_000, 300  # names, characters: a hostile file has millions to offer
 
 
 def draft_mapping(names: Iterable[str]) -> list[str]:
@@ -39,22 +39,30 @@ def name_templates(names: Iterable[str]) -> dict[str, list[str]]:
             groups.setdefault(_NUMBER.sub("#", _PATH.sub("@", name)), []).append(name)
     found: dict[str, list[str]] = {}
     for members in groups.values():
+        place, hole = _where_they_differ(members)
         for name in members:
-            found.setdefault(_template(name, members), []).append(name)
+            found.setdefault(_template(name, place, hole), []).append(name)
     return _with_params(found)
 
 
-def _template(name: str, members: list[str]) -> str:
-    """The name with a hole where most of its fellows differ: one number, or the path of an attention layer."""
+def _where_they_differ(members: list[str]) -> tuple[int | None, str]:
+    """Which of the numbers in names of one pattern takes most values, and what such a number is called."""
+    values = [
+        set(numbers) for numbers in zip(*(_NUMBER.findall(_PATH.sub("@", name)) for name in members), strict=True)
+    ]
+    most = max(range(len(values)), key=lambda place: len(values[place]), default=None)
+    if most is None or len(values[most]) < 2:
+        return None, ""
+    return most, "site" if len(values[most]) >= _FEWEST_SITES else "block"
+
+
+def _template(name: str, place: int | None, hole: str) -> str:
+    """The name with a hole for that number, or for the path of an attention layer."""
     if _PATH.search(name):
         return _PATH.sub("{site}", name, count=1)
-    places = [match.span() for match in _NUMBER.finditer(name)]
-    values = [{_NUMBER.findall(member)[place] for member in members} for place in range(len(places))]
-    most = max(range(len(places)), key=lambda place: len(values[place]), default=None)
-    if most is None or len(values[most]) < 2:
+    if place is None:
         return name
-    hole = "site" if len(values[most]) >= _FEWEST_SITES else "block"
-    start, end = places[most]
+    start, end = [match.span() for match in _NUMBER.finditer(name)][place]
     return f"{name[:start]}{{{hole}}}{name[end:]}"
 
 
