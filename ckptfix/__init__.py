@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptfix.comparison import Comparison, diff
+    from ckptfix.compatibility import Compatibility, compat
     from ckptfix.conversion import Conversion, convert
     from ckptfix.errors import CkptfixError, ExitCode
     from ckptfix.explanation import Explanation, explain
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CkptfixError",
     "Comparison",
+    "Compatibility",
     "Conversion",
     "ExitCode",
     "Explanation",
@@ -38,6 +40,7 @@ __all__ = [
     "Wishes",
     "__version__",
     "attach",
+    "compat",
     "convert",
     "diff",
     "explain",
@@ -50,6 +53,7 @@ __all__ = [
 _HOME = {
     "CkptfixError": "errors",
     "Comparison": "comparison",
+    "Compatibility": "compatibility",
     "Conversion": "conversion",
     "ExitCode": "errors",
     "Explanation": "explanation",
@@ -59,6 +63,7 @@ _HOME = {
     "Verification": "verification",
     "Wishes": "generation",
     "attach": "generation.attachment",
+    "compat": "compatibility",
     "convert": "conversion",
     "diff": "comparison",
     "explain": "explanation",

@@ -10,7 +10,6 @@ from importlib import import_module
 
 import click
 
-from ckptfix import __version__
 from ckptfix.commands.settings import Settings, settings_options
 from ckptfix.errors import CkptfixError, ExitCode, UsageError
 
@@ -21,13 +20,13 @@ COMMANDS = {
     "verify": "Run the image projection and prove that it computes right.",
     "generate": "Make a picture of a face with an adapter and an SDXL base.",
     "diff": "Compare the tensors of two checkpoints, byte for byte.",
+    "compat": "Say which programs load a file, and load it right.",
     "explain": "Say what a pasted error means, and what to run.",
     "doctor": "Check the environment, or the face models.",
     "demo": "Show the three commands at work on a file made for it.",
     "layouts": "List the known layouts, or print the rules of one.",
     "completion": "Print the completion script for a shell.",
 }
-PLANNED = ("compat",)
 
 
 class LazyGroup(click.Group):
@@ -55,8 +54,6 @@ class LazyGroup(click.Group):
 
 
 def _no_such_command(name: str) -> UsageError:
-    if name in PLANNED:
-        return UsageError(f"`{name}` is not in this version ({__version__})", hint="ckptfix --help lists what is there")
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean `ckptfix {close[0]}`?" if close else "ckptfix --help lists the commands"
     if not close and (os.path.sep in name or os.path.exists(name)):  # noqa: PTH110

@@ -18,7 +18,7 @@ import click
 import pytest
 
 import ckptfix
-from ckptfix.cli import COMMANDS, PLANNED, cli, run
+from ckptfix.cli import COMMANDS, cli, run
 from tests.absence import environment_without
 from tests.fixtures.make_checkpoints import (
     canonical,
@@ -144,15 +144,6 @@ def test_wrong_usage_is_exit_2(command: Run, arguments: list[str], message: str,
     first, second = err.splitlines()
     assert first.startswith(f"error: {message}")
     assert second.startswith(f"hint: {hint}")
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_a_planned_command_says_that_it_is_not_there_yet(command: Run, name: str) -> None:
-    code, out, err = command(name, "x")
-    assert (code, out) == (2, "")
-    assert err == (
-        f"error: `{name}` is not in this version ({ckptfix.__version__})\nhint: ckptfix --help lists what is there\n"
-    )
 
 
 @pytest.mark.parametrize("file", ["hf://owner/repo/x.bin", "https://example.org/x.bin"])
