@@ -25,7 +25,7 @@ from ckptfix.products import PRODUCTS
 LEAST_EXPLAINED = 0.25
 # So many names are one, however many others stand beside them: a block and what surrounds it.
 ENOUGH_EXPLAINED = 18
-# Names times layouts that explain them equally well: an adapter has 191 times a few, and each is planned.
+# Explained names times the layouts that explain them equally well: an adapter has 191 times a few, each is planned.
 MOST_READINGS = 25_000
 
 
@@ -142,8 +142,8 @@ def _best_of(
     best = max(candidate.explained for candidate in candidates)
     fewest = min(candidate.broken for candidate in candidates if candidate.explained == best)
     leading = [candidate for candidate in candidates if (candidate.explained, candidate.broken) == (best, fewest)]
-    if len(names) * len(leading) > MOST_READINGS:
-        raise limit_error("readings", f"{len(names):,} names fit {len(leading)} layouts alike")
+    if best * len(leading) > MOST_READINGS:
+        raise limit_error("readings", f"{best:,} names fit {len(leading)} layouts alike")
     usual = [candidate for candidate in leading if not _reorders(candidate.choice)] or leading
     plans = [_planned(manifest, names, candidate.choice, sizes) for candidate in usual]
     plan = min(plans, key=_preference)

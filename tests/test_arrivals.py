@@ -62,6 +62,30 @@ def test_healthy_files_are_not_flagged(name: str) -> None:
     assert written() == {key: array.tobytes() for key, array in arrivals.canonical().items()}
 
 
+LEGACY = ("legacy", "in the container of torch before 1.6 (2020)", "ckptfix convert re-saves it")
+NOTES = {
+    "legacy.bin": LEGACY,
+    "legacy-metadata.bin": LEGACY,
+    "cuda.bin": ("device", "its tensors were saved from cuda:0", ""),
+    "no-checksums.bin": ("checksums-off", "its writer switched checksums off, so damaged data cannot be told", ""),
+    "big-endian.bin": ("big-endian", "its numbers are stored big-endian", ""),
+    "views.bin": (
+        "views",
+        "39 tensors stored as strided views: image_proj.proj_in.weight, image_proj.proj_out.weight, "
+        "image_proj.layers.0.0.to_q.weight and 36 more",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_unusual_but_sound_ways_to_store_are_notes(name: str) -> None:
+    put(name, HEALTHY[name]())
+    (finding,) = call("inspect", "--json", name).document["findings"]
+    assert (finding["code"], finding["message"], finding["hint"], finding["severity"]) == (*NOTES[name], "note")
+    assert same_words(call("inspect", name).out, NOTES[name][1])
+
+
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
 @pytest.mark.parametrize("layout", ["nested-bin", "flat-st"])
 def test_no_dtype_is_flagged(dtype: str, layout: str) -> None:

@@ -99,20 +99,28 @@ def test_a_block_without_sync_is_synced(target: Path) -> None:
     assert target.read_bytes() == NEW
 
 
-def test_the_order_of_the_last_steps(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target.write_bytes(OLD)
+@pytest.mark.parametrize("force", [False, True])
+def test_the_order_of_the_last_steps(target: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    """All bytes, then the mode, then the flush of the file, then its name, then the flush of the folder."""
+    if force:
+        target.write_bytes(OLD)
     done: list[str] = []
-    for name in ("fchmod", "fsync", "replace"):
+    for name in ("fchmod", "fsync", "replace", "link", "unlink"):
         _spy(monkeypatch, name, done)
-    write(target, force=True)
-    assert done == ["fchmod", "fsync", "replace", "fsync"]
+    write(target, force=force)
+    moved = ["replace"] if force else ["link", "unlink"]
+    assert done == [*["fchmod"] * force, f"fsync of a file of {len(NEW)}", *moved, "fsync of the folder"]
 
 
 def _spy(monkeypatch: pytest.MonkeyPatch, name: str, done: list[str]) -> None:
     real = getattr(os, name)
 
     def spy(*arguments: Any, **options: Any) -> Any:
-        done.append(name)
+        told = name
+        if name == "fsync":
+            found = os.fstat(arguments[0])
+            told += " of the folder" if stat.S_ISDIR(found.st_mode) else f" of a file of {found.st_size}"
+        done.append(told)
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, name, spy)
