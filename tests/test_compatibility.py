@@ -466,6 +466,16 @@ def test_a_wrong_numbering_is_cut_into_other_tokens_without_an_error() -> None:
         assert "16 tokens are cut into" in found[name].why
 
 
+def test_names_by_path_are_no_numbers(tmp_path: Path) -> None:
+    adapter = renamed(resampler(), lambda name: f"down_blocks.{name}", "ip_adapter")
+    found = {
+        consumer.name: consumer for consumer in compat(save(tmp_path / "a.safetensors", adapter, "flat")).consumers
+    }
+    message = "ValueError: invalid literal for int() with base 10: 'down_blocks'"
+    assert found["A1111 (sd-webui-controlnet)"].message == message
+    assert found["ComfyUI_InstantID"].message == "KeyError: '1.to_k_ip.weight'"
+
+
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     adapter = {
         group: {name: tensor.to(torch.int8) for name, tensor in part.items()} for group, part in resampler().items()

@@ -14,6 +14,7 @@ from ckptfix.consumers.arrival import (
     axis,
     group,
     open_safetensors,
+    site_number,
     split_groups,
     torch_load,
 )
@@ -60,10 +61,7 @@ def _read(arrival: Arrival) -> Tree:
         tree = inside if isinstance(inside, dict) else tree
     if any("image_proj." in name for name in tree) and any("ip_adapter." in name for name in tree):
         groups = split_groups(tree, {"image_proj.": "image_proj", "ip_adapter.": "ip_adapter"})
-        for name in groups["ip_adapter"]:
-            first = name.split(".")[0]
-            if not first.strip().isdecimal():  # the keys are sorted by number
-                raise Raised(f"ValueError: invalid literal for int() with base 10: {first!r}")
+        sorted(groups["ip_adapter"], key=site_number)
         return dict(groups)
     if "ip_adapter" not in tree:
         raise Raised("Exception: [ControlNet Error] Cannot recognize the ControlModel!")

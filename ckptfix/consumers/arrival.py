@@ -136,3 +136,11 @@ def axis(tree: Tree, name: str, number: int) -> int:
     if not -len(shape) <= number < len(shape):
         raise Raised("IndexError: tuple index out of range")
     return shape[number]
+
+
+def site_number(name: str) -> int:
+    """`int(name.split(".")[0])`. Raises what that would."""
+    try:
+        return int(name.split(".")[0])
+    except ValueError as error:
+        raise Raised(f"ValueError: {error}") from error

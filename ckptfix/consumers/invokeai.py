@@ -13,6 +13,7 @@ from ckptfix.consumers.arrival import (
     axis,
     group,
     open_safetensors,
+    site_number,
     split_groups,
     torch_load,
 )
@@ -86,9 +87,7 @@ def _load_pairs(pairs: Tree) -> None:
     expected: dict[str, Shape] = {}
     for name in pairs:
         if "to_k_ip.weight" in name:
-            first = name.split(".")[0]
-            if not first.strip().isdecimal():
-                raise Raised(f"ValueError: invalid literal for int() with base 10: {first!r}")
+            number = site_number(name)
             shape = (axis(pairs, name, 0), axis(pairs, name, 1))
-            expected |= {f"{int(first)}.to_{part}_ip.weight": shape for part in "kv"}
+            expected |= {f"{number}.to_{part}_ip.weight": shape for part in "kv"}
     load_strictly("ModuleDict", expected, pairs)
