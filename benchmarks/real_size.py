@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,11 +46,12 @@ COPY = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contender:
-    """One command line; `group` names the panel of the plot it stands in."""
+    """One command line; `group` names the panel of the plot it stands in. `copied`: it reads a copy of the file too."""
 
     name: str
     group: str
     command: list[str]
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ def contenders(source: Path, folder: Path) -> list[Contender]:
         Contender("ckptfix convert --proof", "convert", [*convert, "--proof"]),
         Contender("torch.load + save_file + fsync", "convert", [python, "-c", SAVE_FILE.format(file=file, out=copy)]),
         Contender("sha256sum", "convert", ["sha256sum", file]),
+        Contender("cmp", "diff", ["cmp", file, copy], copied=True),
+        Contender("ckptfix diff", "diff", [*tool, "diff", file, copy, "-q"], copied=True),
     ]
 
 
@@ -131,6 +135,8 @@ def measure(rounds: int, folder: Path) -> dict[Contender, Figure]:
             for left in folder.iterdir():
                 if left != source:
                     left.unlink()
+            if contender.copied:
+                shutil.copyfile(source, folder / "copy")
             os.sync()  # nobody pays for what another left unwritten
             figure = run(contender.command)
             if number:  # the first round warms the page cache and Python's bytecode
@@ -170,6 +176,7 @@ def table(figures: dict[Contender, Figure], rounds: int) -> str:
         f"| convert / (cp + fsync) | {seconds['ckptfix convert'] / seconds['cp + fsync']:.2f} | ≤ 3 |",
         f"| torch.load + save_file / convert | {saving:.2f} | |",
         f"| what --proof adds / sha256sum | {on_top / seconds['sha256sum']:.2f} | ≤ 1.5 |",
+        f"| diff of identical files / cmp | {seconds['ckptfix diff'] / seconds['cmp']:.2f} | ≤ 3 |",
     ]
     return "\n".join(lines) + "\n"
 
@@ -180,8 +187,8 @@ def plot(figures: dict[Contender, Figure], path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    picture, axes = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-    for axis, group in zip(axes, ("start", "inspect", "convert"), strict=True):
+    picture, axes = pyplot.subplots(1, 4, figsize=(14, 3.2), layout="constrained")
+    for axis, group in zip(axes, ("start", "inspect", "convert", "diff"), strict=True):
         rows = [(contender.name, figure.seconds) for contender, figure in figures.items() if contender.group == group]
         colours = ["#2f6f8f" if name.startswith("ckptfix") else "#b8c4cc" for name, _ in rows]
         bars = axis.barh([name for name, _ in rows], [seconds for _, seconds in rows], color=colours)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
-from ckptfix.errors import ExitCode
+from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING, Dtype
@@ -35,7 +35,8 @@ class TensorComparison:
     """One name in both files. `a` and `b` are dtype and shape there (None where it is absent).
 
     `numbers` is there where bytes were compared and differ. With different dtypes the wider numbers are rounded to the
-    narrower dtype (`rounded_to`) before: `numbers` is None if they are the same then, bit for bit.
+    narrower dtype (`rounded_to`) before: `numbers` is None if they are the same then, bit for bit. `damage` says which
+    stored data fails its checksum; a tensor so damaged never counts as equal.
     """
 
     name: str
@@ -45,10 +46,11 @@ class TensorComparison:
     b: str | None
     numbers: NumberDifference | None = None
     rounded_to: str | None = None
+    damage: str | None = None
 
     @property
     def same_after_rounding(self) -> bool:
-        return self.rounded_to is not None and self.numbers is None
+        return self.rounded_to is not None and self.numbers is None and self.damage is None
 
     def to_dict(self) -> dict[str, Any]:
         found = self.numbers
@@ -64,6 +66,7 @@ class TensorComparison:
             "nonfinite": found.nonfinite if found else None,
             "rounded_to": self.rounded_to,
             "same_after_rounding": self.same_after_rounding,
+            "damage": self.damage,
         }
 
 
@@ -146,7 +149,8 @@ def diff(
 
     Bytes decide, so that a NaN is equal to itself and -0.0 differs from 0.0. Never more than a few MiB of either file
     are in memory, but for rows that a layout reorders.
-    Raises what `open_checkpoint` does, RefusedError, UsageError (an unknown layout), DamagedError (a checksum fails).
+    Raises what `open_checkpoint` does, RefusedError, UsageError (an unknown layout), DamagedError (a file that ends
+    early); a checksum that fails is a difference.
     """
     with open_whole([Path(a)], limits=limits) as first, open_whole([Path(b)], limits=limits) as second:
         plans = [
@@ -217,15 +221,16 @@ def _compare(
         report(a.nbytes)
         return TensorComparison(name, "shape", elements, _words(a), _words(b))
     if a.dtype == b.dtype:
-        numbers = _difference(a.chunks(), b.chunks(), a.dtype, report)
-        return TensorComparison(name, "bytes" if numbers else "equal", elements, _words(a), _words(b), numbers)
+        numbers, damage = _difference(a.chunks(), b.chunks(), a.dtype, report)
+        status: Status = "bytes" if numbers or damage else "equal"
+        return TensorComparison(name, status, elements, _words(a), _words(b), numbers, damage=damage)
     narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     if narrow not in CAST_DTYPES.values() or not {a.dtype.name, b.dtype.name} <= FLOATING:
         report(a.nbytes)
         return TensorComparison(name, "dtype", elements, _words(a), _words(b))
-    numbers = _difference(_cast(a, narrow), _cast(b, narrow), narrow, lambda _: None)
+    numbers, damage = _difference(_cast(a, narrow), _cast(b, narrow), narrow, lambda _: None)
     report(a.nbytes)
-    return TensorComparison(name, "dtype", elements, _words(a), _words(b), numbers, narrow.torch)
+    return TensorComparison(name, "dtype", elements, _words(a), _words(b), numbers, narrow.torch, damage)
 
 
 def _words(tensor: OutputTensor | None) -> str | None:
@@ -243,13 +248,21 @@ def _difference(
     second: Iterator[bytes | memoryview],
     dtype: Dtype,
     report: Callable[[int], None],
-) -> NumberDifference | None:
-    """None if the bytes are the same; only pieces that differ are read as numbers."""
-    found = NumberDifference()
+) -> tuple[NumberDifference | None, str | None]:
+    """How the numbers differ, None if their bytes do not; and what of the stored data fails its checksum.
+
+    Only pieces that differ are read as numbers.
+    """
+    found, damage = NumberDifference(), None
     position = 0
-    for left, right in aligned(first, second):
-        if not same_bytes(left, right):
-            found.add(left, right, dtype, position)
-        position += len(left) // dtype.itemsize
-        report(len(left))
-    return found if found.differing else None
+    try:
+        for left, right in aligned(first, second):
+            if not same_bytes(left, right):
+                found.add(left, right, dtype, position)
+            position += len(left) // dtype.itemsize
+            report(len(left))
+    except DamagedError as error:
+        if error.code != DamagedError.default_code:
+            raise
+        damage = str(error)
+    return (found if found.differing else None), damage

@@ -142,17 +142,19 @@ def test_every_kind_of_number(tmp_path: Path, kind: type) -> None:
     assert (found["differing"], found["first"], found["max_abs"]) == (1, 2, 1)
 
 
-def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+def test_a_tensor_that_fails_its_checksum_is_never_equal(tmp_path: Path) -> None:
     first = save_nested_bin(tmp_path / "a.bin", canonical())
     data = bytearray(first.read_bytes())
     place = data.index(canonical()[NAME].tobytes()[:64])
     data[place] ^= 1
     second = tmp_path / "b.bin"
     second.write_bytes(data)
-    called = call("diff", first, second)
-    assert called.code == 1
-    assert f"error: {second}: record" in called.err
-    assert "fails its checksum" in called.err
+    found = only(diff(first, second))
+    assert (found["name"], found["status"], found["differing"], found["first"]) == (NAME, "bytes", 1, 0)
+    assert str(found["damage"]).startswith(f"{second}: record archive/data/1 fails its checksum")
+    same = diff(second, second)
+    assert [tensor.name for tensor in same.differences] == [NAME]
+    assert same.exit_code == 1
 
 
 def test_the_page_and_its_plain_symbols(tmp_path: Path) -> None:

@@ -112,4 +112,6 @@ def difference_words(tensor: TensorComparison) -> str:
         strange = f", {found.nonfinite:,} of them NaN or infinite" if found.nonfinite else ""
         values = plural(tensor.elements, "value")
         told.append(f"{found.differing:,} of {values} differ{after}, first at {found.first:,}{distance}{strange}")
+    if tensor.damage:
+        told.append(printable(tensor.damage, 500))
     return f"{name}: {'; '.join(told)}"
