@@ -234,6 +234,8 @@ def _draft(
         accepted |= {"missing", *LOSSES}
     findings = (*plan.manifest.findings, *plan_findings(plan), *unmet)
     blocking = [finding for finding in findings if finding.severity == "error" and finding.code not in accepted]
+    if any(finding.code == "other-model" for finding in blocking):
+        plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
     refused = bool(blocking) or not plan.outputs
     dropped = plan.dropped
     if wanted.drop_unexplained:

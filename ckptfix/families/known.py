@@ -38,18 +38,24 @@ class PooledConfig(AdapterConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class LinearConfig(Config):
-    """One vector of CLIP -> a few tokens."""
-
-    upstream = "ImageProjModel"
+class _TokensConfig(Config):
+    """What tencent-ailab's other classes share: the width of the tokens is that of the UNet's cross-attention."""
 
     cross_attention_dim: int = 768
-    clip_embeddings_dim: int = 1024
-    clip_extra_context_tokens: int = 4
 
     @property
     def token_width(self) -> int:
         return self.cross_attention_dim
+
+
+@dataclass(frozen=True, slots=True)
+class LinearConfig(_TokensConfig):
+    """One vector of CLIP -> a few tokens."""
+
+    upstream = "ImageProjModel"
+
+    clip_embeddings_dim: int = 1024
+    clip_extra_context_tokens: int = 4
 
     @property
     def tokens(self) -> int:
@@ -60,17 +66,12 @@ class LinearConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class FullConfig(Config):
+class FullConfig(_TokensConfig):
     """Each token of CLIP -> one token."""
 
     upstream = "MLPProjModel"
 
-    cross_attention_dim: int = 768
     clip_embeddings_dim: int = 1280
-
-    @property
-    def token_width(self) -> int:
-        return self.cross_attention_dim
 
     @property
     def tokens(self) -> int:
@@ -81,20 +82,15 @@ class FullConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class FaceIdConfig(Config):
+class FaceIdConfig(_TokensConfig):
     """One face embedding -> a few tokens. `mult` is 2 in upstream's class, which does not take it."""
 
     upstream = "MLPProjModel"
     usual: ClassVar[dict[str, float]] = {"mult": 2}
 
-    cross_attention_dim: int = 768
     id_embeddings_dim: int = 512
     num_tokens: int = 4
     mult: float = 2
-
-    @property
-    def token_width(self) -> int:
-        return self.cross_attention_dim
 
     @property
     def tokens(self) -> int:
@@ -109,7 +105,7 @@ class FaceIdConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class FaceIdPlusConfig(Config):
+class FaceIdPlusConfig(_TokensConfig):
     """One face embedding -> a few tokens, which then ask the tokens of CLIP.
 
     Upstream's class sets depth, dim_head, heads (width / 64), ff_mult and mult itself.
@@ -118,7 +114,6 @@ class FaceIdPlusConfig(Config):
     upstream = "ProjPlusModel"
     usual: ClassVar[dict[str, float]] = {"depth": 4, "dim_head": 64, "ff_mult": 4, "mult": 2}
 
-    cross_attention_dim: int = 768
     id_embeddings_dim: int = 512
     clip_embeddings_dim: int = 1280
     num_tokens: int = 4
@@ -127,10 +122,6 @@ class FaceIdPlusConfig(Config):
     heads: int = 12
     ff_mult: float = 4
     mult: float = 2
-
-    @property
-    def token_width(self) -> int:
-        return self.cross_attention_dim
 
     @property
     def tokens(self) -> int:
@@ -160,7 +151,7 @@ class FaceIdPlusConfig(Config):
         )
 
     def usual_size(self, name: str) -> float | None:
-        return self.cross_attention_dim // 64 if name == "heads" else Config.usual_size(self, name)
+        return self.cross_attention_dim // 64 if name == "heads" else _TokensConfig.usual_size(self, name)
 
 
 # What is asked about heads: the configs that have them.
