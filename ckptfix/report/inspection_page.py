@@ -58,7 +58,8 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
 def inspection_verdict(result: Inspection) -> tuple[str, str]:
     """A few words, and the colour they deserve."""
     severities = Counter(finding.severity for finding in result.findings)
-    what = f"{result.family.removesuffix(' adapter')} adapter" if result.plan.known else "not a known adapter"
+    noun = result.family if result.family.endswith(("adapter", "Adapter")) else f"{result.family} adapter"
+    what = noun if result.plan.known else "not a known adapter"
     if result.exit_code == ExitCode.UNSAFE:
         unsafe = next(finding for finding in result.findings if finding.code in UNSAFE_CODES)
         return f"refused for safety: {printable(unsafe.message)}", "red"
