@@ -18,20 +18,29 @@ class Terminated(BaseException):
         self.exit_code = 128 + number
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. A class of its own, since Python ends by the signal itself, and not with the exit code that it is given,
+    once a plain KeyboardInterrupt has crossed an `exec`, be it caught later (CPython 3.11, Python/pythonrun.c,
+    `run_eval_code_obj`); importing a dataclass or a named tuple takes many an `exec`.
+    """
+
+
 @contextmanager
 def terminating_as_exception() -> Iterator[None]:
-    """For a program's main function: let SIGTERM, and SIGHUP of a closing terminal, unwind as `Terminated`.
+    """For a program's main function: let SIGTERM, and SIGHUP of a closing terminal, unwind as `Terminated`, and Ctrl-C
+    as `Interrupted`.
 
     Leaves a signal alone that the surrounding program handles or ignores, and does nothing outside the main thread.
     When `Terminated` or KeyboardInterrupt leaves the block the process is about to end: further signals are ignored,
     for they would only cut short the removal of unfinished files.
     """
-    signals = [signal.SIGTERM]
+    usual: dict[int, object] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     if sys.platform != "win32":
-        signals.append(signal.SIGHUP)
-    taken = []
+        usual[signal.SIGHUP] = signal.SIG_DFL
+    taken = {}
     if threading.current_thread() is threading.main_thread():
-        taken = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
+        before = {number: signal.getsignal(number) for number in usual}
+        taken = {number: handler for number, handler in before.items() if handler is usual[number]}
     for number in taken:
         signal.signal(number, _unwind)
     try:
@@ -41,10 +50,10 @@ def terminating_as_exception() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise
     finally:
-        for number in taken:
+        for number, handler in taken.items():
             if signal.getsignal(number) is _unwind:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, handler)
 
 
 def _unwind(number: int, _: FrameType | None) -> None:
-    raise Terminated(number)
+    raise Interrupted if number == signal.SIGINT else Terminated(number)

@@ -800,6 +800,21 @@ def test_after_ctrl_c_the_next_ones_are_ignored() -> None:
         os.kill(os.getpid(), later)
 
 
+def test_ctrl_c_in_an_exec_ends_with_our_exit_code() -> None:
+    """A plain KeyboardInterrupt that crosses an exec makes Python end by the signal, whatever it is told after."""
+    code = (
+        "import os, signal, sys\n"
+        "from ckptfix.termination import Interrupted, terminating_as_exception\n"
+        "try:\n"
+        "    with terminating_as_exception():\n"
+        "        exec('os.kill(os.getpid(), signal.SIGINT)')\n"
+        "except Interrupted:\n"
+        "    sys.exit(130)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
 def test_signals_do_what_they_did_after_the_block(error: type[Exception] | None) -> None:
     before = signal.getsignal(signal.SIGINT)

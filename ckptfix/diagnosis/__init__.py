@@ -84,7 +84,7 @@ def _partitioned(plan: Plan) -> Finding | None:
         f"{len(empty)} of its {plural(len(plan.manifest.tensors), 'tensor')} are empty, as DeepSpeed's ZeRO-3 leaves "
         "them: the weights are spread over other files",
         ZERO_TO_FP32,
-        empty,
+        tuple(plan.manifest.tensors),
     )
 
 
