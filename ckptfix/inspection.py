@@ -13,7 +13,7 @@ from typing import Any
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
-from ckptfix.errors import DamagedError, ExitCode
+from ckptfix.errors import DamagedError, ExitCode, UsageError
 from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
@@ -34,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 class Inspection:
     """All that inspect knows about one file; `missing` and `unexpected` compare it as it stands with the reference.
 
-    `evidence` is what the weights say of their row order and head count; None if their values were not read.
+    `evidence` is what the weights say of their row order, their head count and, with a base, their K/V pairs; None if
+    their values were not read.
     """
 
     plan: Plan
@@ -154,6 +155,7 @@ def inspect(
     heads: int | None = None,
     dim_head: int | None = None,
     values: bool = False,
+    base: str | os.PathLike[str] | None = None,
     checksums: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -161,9 +163,12 @@ def inspect(
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
 
     Reads the index only, unless `values` (NaN, Inf, constant tensors; evidence on the row order) or `checksums` ask
-    for the data (and for its sha256, if the file is as long as a published one).
+    for the data (and for its sha256, if the file is as long as a published one). `base`, a pipeline's folder or a file
+    with the UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
+    if base is not None and not values:
+        raise UsageError("--base is compared with values", hint="add --values, or leave --base out")
     with open_whole([path], limits=limits) as checkpoint:
         plan = plan_for(
             checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head, reference=reference
@@ -185,6 +190,10 @@ def inspect(
             findings.extend(unmet_conditions(checkpoint, plan))
             findings.extend(value_findings(checkpoint, progress))
             evidence = file_evidence(checkpoint, plan, progress)
+            if base is not None:
+                from ckptfix.evidence.kv_pairs import pair_evidence
+
+                evidence += (pair_evidence(checkpoint, plan, base, limits=limits, progress=progress),)
             findings.extend(evidence_findings(plan, evidence))
     if any(finding.code == "other-model" for finding in findings):
         plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is

@@ -116,12 +116,25 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class UNet:
-    """A UNet's attention sites in the order of `unet.attn_processors`: down, up, then mid (registered last)."""
+    """A UNet's attention sites in the order of `unet.attn_processors`: down, up, then mid (registered last).
+
+    `heads` is their number at every site, None where each is 64 wide.
+    """
 
     name: str
     title: str
     cross_attention_dim: int
     sites: tuple[Site, ...]
+    heads: int | None = None
+
+    def head_width(self, width: int) -> int:
+        """The width of one head in a layer of that width; one single head where the published number cannot be.
+
+        Source: attention_head_dim of unet/config.json, which diffusers reads as the number of heads: 8 for Stable
+        Diffusion 1.5; 5, 10, 20 for SDXL and 5, 10, 20, 20 for Stable Diffusion 2, 64 wide at every level.
+        """
+        each, rest = divmod(width, self.heads) if self.heads else (DEFAULT_DIM_HEAD, width % DEFAULT_DIM_HEAD)
+        return width if rest else each
 
     @property
     def processors(self) -> dict[str, int]:
@@ -168,7 +181,7 @@ UNETS: Mapping[str, UNet] = {
     unet.name: unet
     for unet in (
         UNet("sdxl", "SDXL", 2048, _sites(_SDXL_BLOCKS, (320, 640, 1280))),
-        UNet("sd15", "Stable Diffusion 1.5", 768, _sites(_SD15_BLOCKS, (320, 640, 1280, 1280))),
+        UNet("sd15", "Stable Diffusion 1.5", 768, _sites(_SD15_BLOCKS, (320, 640, 1280, 1280)), heads=8),
         UNet("sd2", "Stable Diffusion 2", 1024, _sites(_SD15_BLOCKS, (320, 640, 1280, 1280))),
     )
 }

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     "--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant ones; evidence on the row order."
 )
 @click.option(
+    "--base",
+    metavar="DIR|FILE",
+    help="With --values: the base model of the adapter, or its UNet alone; evidence on whether to_k_ip and to_v_ip are "
+    "exchanged.",
+)
+@click.option(
     "--checksums",
     is_flag=True,
     help="Check the checksums of the stored data too, and the file's own if it may be a published one.",
@@ -55,6 +61,7 @@ def command(
     heads: int | None,
     dim_head: int | None,
     values: bool,
+    base: str | None,
     checksums: bool,
     report: str | None,
     force: bool,
@@ -87,6 +94,7 @@ def command(
                 heads=heads,
                 dim_head=dim_head,
                 values=values,
+                base=base,
                 checksums=checksums,
                 limits=limits,
                 progress=progress,

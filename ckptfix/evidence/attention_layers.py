@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ckptfix.errors import DamagedError
 from ckptfix.evidence.asking import Attention, Progress, head_evidence
+from ckptfix.evidence.statistic import Matrix
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.families.family import product_of
 from ckptfix.families.known import HeadedConfig
@@ -26,7 +26,7 @@ _DECLARED = {
     "resampler-dim-major": ("k-first", "dim-major"),
 }
 _NAMES = ("to_q", "to_kv", "to_out")
-_TRAINED = frozenset({"F64", "F32", "F16", "BF16"})  # what is quantised further was never tried
+TRAINED_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})  # what is quantised further was never tried
 
 
 def file_evidence(checkpoint: ByteReader, plan: Plan, progress: Progress | None = None) -> tuple[Evidence, ...]:
@@ -63,7 +63,7 @@ def _views(plan: Plan) -> list[tuple[View, View, View]]:
         q, kv, out = views
         if q is None or kv is None or out is None:
             return []
-        if (q.shape, kv.shape, out.shape) != shapes or {q.dtype.name, kv.dtype.name, out.dtype.name} - _TRAINED:
+        if (q.shape, kv.shape, out.shape) != shapes or {q.dtype.name, kv.dtype.name, out.dtype.name} - TRAINED_DTYPES:
             return []
         blocks.append((q, kv, out))
     return blocks
@@ -86,17 +86,16 @@ class AttentionLayers(Sequence[Attention]):
         if isinstance(index, slice):
             return AttentionLayers(self._checkpoint, self._views[index])
         q, kv, out = self._views[index]
-        return self._read(q), self._read(kv), self._read(out)
+        return read_matrix(self._checkpoint, q), read_matrix(self._checkpoint, kv), read_matrix(self._checkpoint, out)
 
-    def _read(self, view: View) -> NDArray[Any]:
-        array = np.empty(view.shape, np.float32)
-        flat, start = array.reshape(-1), 0
-        with np.errstate(over="ignore"):  # too large for float32 is not finite, and gives no evidence
-            for values in self._pieces(view):
-                flat[start : start + len(values)] = values
-                start += len(values)
-        return array
 
-    def _pieces(self, view: View) -> Iterator[NDArray[np.float64]]:
-        for chunk in view_chunks(self._checkpoint, view):
-            yield as_float64(chunk, view.dtype)
+def read_matrix(checkpoint: ByteReader, view: View) -> Matrix:
+    """The numbers of a view in float32, those too large for it infinite. DamagedError from reading."""
+    array = np.empty(view.shape, np.float32)
+    flat, start = array.reshape(-1), 0
+    with np.errstate(over="ignore"):  # what is not finite gives no evidence
+        for chunk in view_chunks(checkpoint, view):
+            values = as_float64(chunk, view.dtype)
+            flat[start : start + len(values)] = values
+            start += len(values)
+    return array

@@ -10,16 +10,23 @@ from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import Finding
 from ckptfix.plan import Plan
 
+_NO_LAYOUT = "no layout here reorders such rows: get the file from where it was made"
+_EXCHANGED = (
+    "nothing here exchanges them unasked: look at how the file was made, get it from there, or name each the other "
+    "in a mapping of your own (--mapping)"
+)
+
 
 def evidence_findings(plan: Plan, evidence: Iterable[Evidence]) -> Iterator[Finding]:
     """A warning for each question on which the weights contradict the plan."""
     for answer in evidence:
         if answer.verdict == "contradicts":
+            pairs = answer.question == "kv-pairs"
             yield Finding(
-                "head-layout",
+                "kv-pairs" if pairs else "head-layout",
                 "warning",
                 answer.sentence,
-                hint=remedy(plan, answer) or "no layout here reorders such rows: get the file from where it was made",
+                hint=remedy(plan, answer) or (_EXCHANGED if pairs else _NO_LAYOUT),
                 expected=answer.declared,
                 found=answer.best,
             )

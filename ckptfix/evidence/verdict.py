@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Question = Literal["kv-order", "head-partition"]
+Question = Literal["kv-order", "head-partition", "kv-pairs"]
 Verdict = Literal["consistent", "contradicts", "none"]
 
-_WORDS = {"k-first": "K-first", "v-first": "V-first"}
-_ASKED = {"kv-order": "order", "head-partition": "head count"}
-_SYMBOL = {"kv-order": "Z", "head-partition": "Y"}
+_WORDS = {
+    "k-first": "K-first",
+    "v-first": "V-first",
+    "k-then-v": "to_k_ip and to_v_ip as named",
+    "v-then-k": "the two exchanged",
+}
+_ASKED = {
+    "kv-order": "the order",
+    "head-partition": "the head count",
+    "kv-pairs": "whether to_k_ip and to_v_ip are exchanged",
+}
+_SYMBOL = {"kv-order": "Z", "head-partition": "Y", "kv-pairs": "Z"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +28,9 @@ class Evidence:
 
     `score` is that of `best` where there is a verdict, else that of `declared`; `following` is the score of the next
     best candidate. `margin` is the least by which `best` stands out against any other one. `cover` is the share of
-    heads that bear the order out, `spread` how unlike the rows inside one head are. All in standard deviations of what
-    untrained weights give; None where nothing could be computed. `also` holds other names of `best`: same pairs of
-    rows. `layout` and `dim_head` are what to declare instead, where that has a name.
+    heads (of layers, for "kv-pairs") that bear the order out, `spread` how unlike the rows inside one head are. All in
+    standard deviations of what untrained weights give; None where nothing could be computed. `also` holds other names
+    of `best`: same pairs of rows. `layout` and `dim_head` are what to declare instead, where that has a name.
     """
 
     question: Question
@@ -41,11 +50,12 @@ class Evidence:
     def sentence(self) -> str:
         declared, best = _named(self.declared), _named(self.best or "")
         if self.verdict == "consistent":
-            return f"the weights are consistent with {declared} rows ({self._numbers()})"
+            rows = "" if self.question == "kv-pairs" else " rows"
+            return f"the weights are consistent with {declared}{rows} ({self._numbers()})"
         if self.verdict == "contradicts":
             same = f", in other words {' or '.join(self.also)}" if self.also else ""
             return f"the weights contradict {declared}: they agree with {best}{same} ({self._numbers()})"
-        return f"the weights give no evidence on the {_ASKED[self.question]}"
+        return f"the weights give no evidence on {_ASKED[self.question]}"
 
     def _numbers(self) -> str:
         following = "" if self.following is None else f", next {self.following:.0f}"
