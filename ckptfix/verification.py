@@ -75,7 +75,7 @@ def verify(
     recording = None if against is None else read_record(against)
     proven = None if proof is None else read_proof(Path(proof))
     if record is not None:
-        check_target(Path(record), force=force, inputs=[Path(path)])
+        check_target(Path(record), force=force, inputs=[Path(path)], option="--record")
     report = _reporter(progress, 7 + (proven is not None))  # with a record its run, without one the row order
     with open_whole([path], limits=limits) as checkpoint:
         refuse_unsafe(checkpoint.manifest)

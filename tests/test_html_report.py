@@ -155,7 +155,10 @@ def test_a_page_in_the_way_is_kept_before_any_work_is_done(tmp_path: Path) -> No
     page.write_text("mine", encoding="utf-8")
     called = call("convert", source, "-o", tmp_path / "out.safetensors", "--report", page)
     assert called.code == 2
-    assert f"error: {page}: already exists" in called.err
+    assert (
+        f"error: {page}: already exists\nhint: add --force to replace it, or choose another name with --report"
+        in called.err
+    )
     assert page.read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "out.safetensors").exists()
 

@@ -685,7 +685,7 @@ def test_targets_that_cannot_be(here: Path) -> None:
         stopped(),
         2,
         "instantid-1.png: already exists",
-        "add --force to replace it, or choose another name with --out",
+        "add --force to replace it, or choose another name with --output",
     )
     assert (here / "instantid-1.png").read_bytes() == b"mine"
     look(force=True)

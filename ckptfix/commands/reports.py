@@ -29,7 +29,7 @@ def check_report(report: str | None, *, force: bool, inputs: Sequence[str]) -> N
     if report is not None:
         from ckptfix.formats.atomic import check_target  # only here: start-up time
 
-        check_target(Path(report), force=force, inputs=[Path(file) for file in inputs])
+        check_target(Path(report), force=force, inputs=[Path(file) for file in inputs], option="--report")
 
 
 def write_report(report: str | None, make: Callable[[], Document], *, force: bool) -> None:

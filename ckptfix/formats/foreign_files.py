@@ -7,12 +7,11 @@ from typing import Final
 
 from ckptfix.errors import UnreadableError, UnsafeError
 from ckptfix.formats.bytesource import ByteSource, LocalFile, read_some
-from ckptfix.formats.limits import Limits
+from ckptfix.formats.limits import HEADER_CAP, Limits
 from ckptfix.formats.pickle_nodes import PickledDict, PickleError
 from ckptfix.formats.pickle_reader import read_pickle
 from ckptfix.formats.pickle_tree import describe
 from ckptfix.formats.torch_findings import refuse_if_unsafe
-from ckptfix.formats.triage import HEADER_CAP
 from ckptfix.text import plural, printable
 
 _HEAD: Final = 64 << 10

@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from ckptfix.errors import UnsafeError
 
 MIB = 1 << 20
+# Of a safetensors header, in bytes, set by the format. Source: huggingface/safetensors, safetensors/src/tensor.rs,
+# MAX_HEADER_SIZE.
+HEADER_CAP = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)

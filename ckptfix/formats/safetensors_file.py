@@ -19,10 +19,9 @@ from ckptfix.errors import UnreadableError
 from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import ByteSource, read_at
 from ckptfix.formats.cut import report_cut
-from ckptfix.formats.limits import Limits, limit_error
+from ckptfix.formats.limits import HEADER_CAP, Limits, limit_error
 from ckptfix.formats.torch_findings import storage_findings
 from ckptfix.formats.torch_tensors import check_name, name_error
-from ckptfix.formats.triage import HEADER_CAP
 from ckptfix.manifest import DTYPES, Manifest, Record, Span, TensorInfo, dense_strides
 from ckptfix.text import plural, printable
 

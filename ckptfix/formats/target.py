@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckptfix.errors import OutputError, UsageError
+from ckptfix.errors import CkptfixError, OutputError, UsageError
 
 _ELSEWHERE = "choose another place with --out"
 _MAKE_ROOM = f"free some space, or {_ELSEWHERE}"
@@ -30,12 +30,21 @@ _CAUSES = {
 }
 
 
-def check_target(target: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
+def check_target(target: Path, *, force: bool, inputs: Sequence[Path] = (), option: str = "--out") -> None:
     """Refuse, before any work, a target that could not be written in the end, or must not be.
 
     UsageError: it is one of `inputs` (the same device and inode, so through links too, and `force` is no excuse), it
     exists and `force` is off, it is a folder or a device, its folder is missing. OutputError: its folder is read-only.
+    `option` is what names the target on the command line, for the hints.
     """
+    try:
+        _check(target, force, inputs)
+    except CkptfixError as error:
+        error.hint = error.hint.replace("--out", option)
+        raise
+
+
+def _check(target: Path, force: bool, inputs: Sequence[Path]) -> None:
     resolved = Path(os.path.realpath(target))
     try:
         status = os.lstat(resolved)

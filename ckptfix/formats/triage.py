@@ -6,12 +6,11 @@ from typing import Final, Literal
 
 from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import ByteSource, read_some
-from ckptfix.formats.limits import Limits
+from ckptfix.formats.limits import HEADER_CAP, Limits
 from ckptfix.manifest import Container
 
 Kind = Literal["zip", "legacy", "safetensors", "gzip"]
 
-HEADER_CAP: Final = 100_000_000  # bytes; huggingface/safetensors, safetensors/src/tensor.rs, MAX_HEADER_SIZE
 MAGIC: Final = 0x1950A86A20F9469CFC6C  # pytorch, torch/serialization.py, MAGIC_NUMBER
 _MAGIC_LINE: Final = f"L{MAGIC}L\n.".encode()  # as pickle protocol 0 and 1 write it
 _MAGIC_LONG: Final = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."

@@ -104,20 +104,12 @@ def _targets(wishes: Wishes, recipe: Recipe, gathering: Gathering) -> tuple[Path
                     raise UsageError(
                         "pictures are written as PNG", hint=f"--output {target.with_suffix('.png')}", source=str(target)
                     )
-                check_target(target, force=wishes.force, inputs=inputs)
+                check_target(target, force=wishes.force, inputs=inputs, option="--output")
     for path, option in ((wishes.save_embedding, "--save-embedding"), (wishes.save_kps, "--save-kps")):
         with gathering.piece("output"):
             if path is not None:
-                _check_side_target(path, option, force=wishes.force, inputs=inputs)
+                check_target(path, force=wishes.force, inputs=inputs, option=option)
     return tuple(targets)
-
-
-def _check_side_target(path: Path, option: str, *, force: bool, inputs: list[Path]) -> None:
-    try:
-        check_target(path, force=force, inputs=inputs)
-    except CkptfixError as error:
-        error.hint = error.hint.replace("--out", option)
-        raise
 
 
 def _save_face(wishes: Wishes, face: FaceInput, gathering: Gathering) -> None:
