@@ -39,6 +39,7 @@ def write_forever(target: Path, force: bool) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background is started with it ignored
     try:
         with terminating_as_exception():
             write_forever(Path(sys.argv[1]), force=sys.argv[2] == "force")
@@ -63,7 +64,10 @@ def kill_once(folder: Path, number: signal.Signals, *, force: bool, chance: rand
         impatient = number in (signal.SIGTERM, signal.SIGHUP) and chance.random() < 0.5
         for _ in range(3 if impatient else 1):
             process.send_signal(number)
-        assert process.wait(30) == EXIT_CODES[number]
+        try:
+            assert process.wait(30) == EXIT_CODES[number]
+        finally:
+            process.kill()
         assert process.stderr.read() == b""
 
     left = {path.name for path in folder.iterdir()} - {target.name}
