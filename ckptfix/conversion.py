@@ -17,6 +17,7 @@ from ckptfix.diagnosis import plan_findings, refuse_unsafe
 from ckptfix.errors import ExitCode, RefusedError, UsageError
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
+from ckptfix.formats.address import Location, file_name, location, shown
 from ckptfix.formats.atomic import check_target, write_text
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.layouts.catalogue import canonical_parts, layout_parts
@@ -117,23 +118,30 @@ def convert(
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the adapter in `paths` (one file, or the parts of one) to `out` in the layout `to`.
+    """Write the adapter in `paths` (one file or address, or the parts of one) to `out` in the layout `to`.
 
     A file that cannot be converted right comes back as a result with `refused` set and nothing written. Raises
     UsageError (bad option, target exists), UnreadableError, OutputError, UnsafeError, DamagedError (a checksum fails).
     """
-    named = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    named = [location(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     sources = [file for path in named for file in shards_behind(path)]
     if not sources:
         raise UsageError("no checkpoint to convert", hint="name one file, or the parts of one adapter")
     out = Path(out)
     check_dtype(dtype)
-    _check_parts(sources)
+    local = [source for source in sources if isinstance(source, Path)]
+    remote = len(local) < len(sources)
+    _check_parts(local)
+    if proof and remote:
+        raise UsageError(
+            "--proof hashes the whole source file, and a remote one is read in parts",
+            hint="download the file first, or leave --proof out",
+        )
     parts = _target_parts(to)
     _check_suffix(out, parts.get("wrapper") or canonical_parts(RESAMPLER)["wrapper"])
     if not dry_run:
         for written in (out, proof_path(out)) if proof else (out,):
-            check_target(written, force=force, inputs=sources)
+            check_target(written, force=force, inputs=local)
     with ExitStack() as opened:
         checkpoint = opened.enter_context(open_whole(named, limits=limits, partial=partial))
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
@@ -142,14 +150,23 @@ def convert(
         result = _draft(plan, wanted, sources, out, dry_run, tuple(unmet_conditions(checkpoint, plan)))
         if result.refused or dry_run:
             return result
-        prover = opened.enter_context(Prover(checkpoint, sources)) if proof else None
+        prover = opened.enter_context(Prover(checkpoint, local)) if proof else None
         tensors = [
             tensor
             for step in _target_steps(plan, wanted)
             for tensor in step_tensors(checkpoint, step, dtype, allow_overflow=allow_overflow)
         ]
-        metadata = _metadata(result, wanted, prover)
-        size = write_tensors(out, wanted.wrapper, tensors, metadata, force=force, prover=prover, progress=progress)
+        metadata = _metadata(result, wanted, prover, sources, checkpoint.manifest.file_sizes)
+        size = write_tensors(
+            out,
+            wanted.wrapper,
+            tensors,
+            metadata,
+            force=force,
+            read_once=remote,
+            prover=prover,
+            progress=progress,
+        )
         if prover:
             write_text(proof_path(out), prover.document(result.ledger, out, size), force=force)
     return replace(
@@ -226,7 +243,7 @@ def _check_suffix(out: Path, wrapper: Layout) -> None:
 
 
 def _draft(
-    plan: Plan, wanted: _Wanted, sources: Sequence[Path], out: Path, dry_run: bool, unmet: tuple[Finding, ...]
+    plan: Plan, wanted: _Wanted, sources: Sequence[Location], out: Path, dry_run: bool, unmet: tuple[Finding, ...]
 ) -> Conversion:
     """The result as far as names alone decide it; `unmet` is what values decide."""
     accepted = {"unexpected"} if wanted.drop_unexplained else set()
@@ -245,7 +262,7 @@ def _draft(
         dropped += tuple((name, f"useless without {folded(step.absent)}") for step in halves for name in step.inputs)
     steps = [step for step in plan.steps if step.views] if refused else _target_steps(plan, wanted)
     return Conversion(
-        sources=tuple(map(str, sources)),
+        sources=tuple(map(shown, sources)),
         output=str(out),
         target=wanted.target.name if plan.family.caveat else wanted.to,
         plan=plan,
@@ -307,14 +324,16 @@ def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
     return steps
 
 
-def _metadata(result: Conversion, wanted: _Wanted, prover: Prover | None) -> dict[str, str]:
+def _metadata(
+    result: Conversion, wanted: _Wanted, prover: Prover | None, sources: Sequence[Location], sizes: Sequence[int]
+) -> dict[str, str]:
     """Provenance and nothing else: no time and no path, so that two runs on one input give identical files."""
     dtype, projection = wanted.dtype, wanted.target.projection
     declared = projection is not None and projection.declared
     metadata = {
         "ckptfix_version": ckptfix.__version__,
-        "source": ", ".join(printable(Path(source).name) for source in result.sources),
-        "source_bytes": ", ".join(str(Path(source).stat().st_size) for source in result.sources),
+        "source": ", ".join(printable(file_name(source)) for source in sources),
+        "source_bytes": ", ".join(map(str, sizes)),
         "source_layout": result.plan.choice.name,
         "layout": result.target,
         "assumptions": "; ".join(result.assumptions),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path
 
@@ -58,14 +60,19 @@ def write_tensors(
     metadata: Mapping[str, str],
     *,
     force: bool,
+    read_once: bool = False,
     prover: Prover | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Write, reopen with our own reader and with the official library, compare, and only then put it in place.
 
+    `read_once`: the source is too costly to read again, so the file is compared with digests of what was read.
     Returns the size in bytes. OutputError if the target cannot be written or differs from its source.
     """
     total = sum(tensor.nbytes for tensor in tensors)
+    digests: dict[str, bytes] | None = {} if read_once else None
+    if digests is not None:
+        tensors = [replace(tensor, chunks=bind(_digested, tensor, digests)) for tensor in tensors]
     with replacing(out, force=force, needed=total) as pending:
         meter = _Meter("write", total, progress)
         if is_pickle(wrapper):
@@ -75,7 +82,7 @@ def write_tensors(
             if prover:
                 prover.fill_placeholder(pending.stream, pending.path)
         pending.sync(size)
-        _compare(pending.path, tensors, prover, _Meter("compare", total, progress))
+        _compare(pending.path, tensors, digests, prover, _Meter("compare", total, progress))
     return size
 
 
@@ -97,14 +104,38 @@ class _Meter:
             self._progress(self._stage, self._done, self._total)
 
 
-def _compare(path: Path, tensors: Sequence[OutputTensor], prover: Prover | None, report: Callable[[int], None]) -> None:
-    """Byte for byte, each tensor of the written file with its source; never with torch.equal, to which NaN differs."""
+def _digested(tensor: OutputTensor, digests: dict[str, bytes]) -> Iterator[bytes | memoryview]:
+    """The tensor's bytes as they are, their sha256 noted by its name when the last one is taken."""
+    digest = hashlib.sha256()
+    for chunk in tensor.chunks():
+        digest.update(chunk)
+        yield chunk
+    digests[tensor.name] = digest.digest()
+
+
+def _compare(
+    path: Path,
+    tensors: Sequence[OutputTensor],
+    digests: Mapping[str, bytes] | None,
+    prover: Prover | None,
+    report: Callable[[int], None],
+) -> None:
+    """Byte for byte, each tensor of the written file with its source; never with torch.equal, to which NaN differs.
+
+    With `digests`, of what was read for writing, the source is not read again. That is as sound: both find what the
+    way from the reader to the disk changed. What only a second reading could find is a source that gives other bytes
+    the second time, and a remote one is pinned to one version and checked against its own checksums while it is read.
+    """
     with open_checkpoint(path) as written:
         _check_names(path, written, tensors)
         for tensor in tensors:
             found = written.manifest.tensors[tensor.name]
             if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
                 raise _differs(tensor.name)
+            if digests is not None:
+                if _sha256(view_chunks(written, View.of(found)), report) != digests[tensor.name]:
+                    raise _differs(tensor.name)
+                continue
             digest = prover.output_digest(tensor.name) if prover else None
             for source, copy in aligned(tensor.chunks(), view_chunks(written, View.of(found))):
                 if not same_bytes(source, copy):
@@ -112,6 +143,14 @@ def _compare(path: Path, tensors: Sequence[OutputTensor], prover: Prover | None,
                 if digest:
                     digest.update(copy)
                 report(len(copy))
+
+
+def _sha256(chunks: Iterator[bytes | memoryview], report: Callable[[int], None]) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        report(len(chunk))
+    return digest.digest()
 
 
 def _check_names(path: Path, written: Checkpoint, tensors: Sequence[OutputTensor]) -> None:

@@ -18,6 +18,7 @@ from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
 from ckptfix.folding import folded
+from ckptfix.formats.address import is_remote
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.identity import Fact, Identity, identify
 from ckptfix.known_files import KnownFile, of_size, recognise
@@ -97,7 +98,7 @@ class Inspection:
         for answer in self.evidence or ():
             if answer.verdict == "contradicts":
                 return remedy(self.plan, answer)
-        if self.plan.needs_conversion:
+        if self.plan.needs_conversion or is_remote(self.manifest.source):  # which verify does not read
             return convert_command(self.plan)
         return f"ckptfix verify {shlex.quote(self.manifest.source)}"
 
@@ -162,6 +163,7 @@ def inspect(
 ) -> Inspection:
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
 
+    `path` may be an address: https:// or hf://owner/repo[@revision]/path.
     Reads the index only, unless `values` (NaN, Inf, constant tensors; evidence on the row order) or `checksums` ask
     for the data (and for its sha256, if the file is as long as a published one). `base`, a pipeline's folder or a file
     with the UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged.
@@ -178,8 +180,9 @@ def inspect(
         published = None
         if checksums:
             findings.extend(_checksum_findings(checkpoint, progress))
-            published = recognise(Path(path), checkpoint.manifest.size, progress)
-        findings.extend(_published_findings(checkpoint.manifest, checksums, published))
+            if not is_remote(path):
+                published = recognise(Path(path), checkpoint.manifest.size, progress)
+        findings.extend(_published_findings(checkpoint.manifest, checksums and not is_remote(path), published))
         if not values:
             findings.extend(_open_conditions(plan))
         else:
@@ -221,8 +224,14 @@ def _published_findings(manifest: Manifest, checked: bool, published: KnownFile 
             "published-file",
             "note",
             f"is as long as {it}, and has other bytes" if checked else f"is as long as {it}, to the byte",
-            "" if checked else f"its sha256 tells: ckptfix inspect --checksums {shlex.quote(manifest.source)}",
+            "" if checked else _sha256_hint(manifest.source),
         )
+
+
+def _sha256_hint(source: str) -> str:
+    if is_remote(source):
+        return "its sha256 tells: download it, then ckptfix inspect --checksums FILE"
+    return f"its sha256 tells: ckptfix inspect --checksums {shlex.quote(source)}"
 
 
 def _inspection(

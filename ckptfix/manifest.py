@@ -51,11 +51,30 @@ FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M
 
 
 @dataclass(frozen=True, slots=True)
+class ZipHeader:
+    """What an archive's directory says of a record, which the header before its data, at `position`, has to say too.
+
+    `end` is where the next header or the directory begins, which the data must not reach past.
+    """
+
+    name: str
+    raw_name: bytes
+    method: int
+    crc: int
+    stored_size: int
+    size: int
+    position: int
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One stored run of bytes: a zip entry, a legacy storage, or the data section of a safetensors file.
 
     `size` counts bytes as tensors see them (inflated), `stored_size` bytes in the file from `position` on (absolute).
     `crc` is the CRC-32 of the inflated bytes, None where the container keeps none or its writer switched it off.
+    `unread` is the zip header of a record whose true `position` (never less than this one) shows only there: a remote
+    archive's headers are read with their records.
     """
 
     name: str
@@ -64,6 +83,7 @@ class Record:
     stored_size: int
     deflated: bool = False
     crc: int | None = None
+    unread: ZipHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,7 @@ class Manifest:
     `objects` describes what the file holds beside tensors, by dotted path: `{"epoch": "int 3"}`.
     `parts` are the manifests of several files read as one: keyed by the part's own names, each `TensorInfo.name` being
     the name in the whole.
+    `file_sizes` are those of the files behind it, in order, in bytes.
     `findings` are what reading alone could see: legacy container, foreign objects, lying suffix, unsafe callables.
     """
 
@@ -115,6 +136,7 @@ class Manifest:
     objects: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     parts: tuple[Manifest, ...] = ()
+    file_sizes: tuple[int, ...] = ()
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

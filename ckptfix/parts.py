@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from ckptfix.errors import UsageError
 from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats.address import Location, location, shown
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
 from ckptfix.shards import are_one_set, shards_behind
@@ -54,13 +54,13 @@ def open_whole(
 
     Raises what `open_checkpoint` does, and UnreadableError for an index without its files.
     """
-    files = [Path(path) for path in paths]
+    files = [location(path) for path in paths]
     one_set = are_one_set(files)
     groups = [tuple(files)] if one_set else [shards_behind(path) for path in files]
-    names = [" ".join(map(str, files))] if one_set else [str(path) for path in files]
+    names = [" ".join(map(shown, files))] if one_set else [shown(path) for path in files]
     with ExitStack() as opened:
 
-        def read(path: Path) -> Checkpoint:
+        def read(path: Location) -> Checkpoint:
             return opened.enter_context(open_checkpoint(path, limits=limits, partial=partial))
 
         wholes: list[ByteReader] = [
@@ -93,4 +93,5 @@ def _joined(manifests: Sequence[Manifest], shards_of: str) -> Manifest:
         findings=tuple(finding for manifest in manifests for finding in manifest.findings),
         metadata=manifests[0].metadata if shards_of else {},
         parts=() if shards_of else tuple(parts),
+        file_sizes=tuple(size for manifest in manifests for size in manifest.file_sizes),
     )

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from ckptfix.errors import UnreadableError, UsageError
 from ckptfix.findings import Finding
+from ckptfix.formats.address import Location, is_remote, shown
 from ckptfix.text import plural, printable, some
 
 INDEX_SUFFIX = ".index.json"  # huggingface_hub and transformers name it so
@@ -18,12 +19,12 @@ _LARGEST_INDEX = 64 << 20  # bytes
 _MOST_SHARDS = 99
 
 
-def shards_behind(path: Path) -> tuple[Path, ...]:
-    """The files that make up one FILE: those that it lists if it is an index, else itself.
+def shards_behind(path: Location) -> tuple[Location, ...]:
+    """The files that make up one FILE: those that it lists if it is an index here, else itself.
 
     UnreadableError for an index that is none, or that lists what is not there.
     """
-    if not path.name.endswith(INDEX_SUFFIX) or not path.is_file():
+    if isinstance(path, str) or not path.name.endswith(INDEX_SUFFIX) or not path.is_file():
         return (path,)
     names = _listed(path)
     shards = tuple(path.with_name(name) for name in names)
@@ -69,9 +70,10 @@ def _no_index(path: Path, problem: str) -> UnreadableError:
     )
 
 
-def are_one_set(paths: Iterable[Path]) -> bool:
+def are_one_set(paths: Iterable[Location]) -> bool:
     """Whether these files, more than one, are by their names shards of one checkpoint."""
-    found = [(path.parent, _SHARD.fullmatch(path.name)) for path in paths]
+    named = [PurePath(shown(path)) for path in paths]
+    found = [(path.parent, _SHARD.fullmatch(path.name)) for path in named]
     sets = {(parent, match[1], match[3], match[4]) if match else None for parent, match in found}
     return len(found) > 1 and len(sets) == 1 and None not in sets
 
@@ -86,7 +88,9 @@ def part_of_several(source: str) -> Finding | None:
     if not 1 <= number <= total <= _MOST_SHARDS or total < 2:
         return None
     names = [f"{stem}-{index:05}-of-{total:05}{suffix}" for index in range(1, total + 1)]
-    parts = " ".join(shlex.quote(str(path.with_name(name))) for name in names)
+    folder = source.rpartition("/")[0]
+    files = [f"{folder}/{name}" if is_remote(source) else str(path.with_name(name)) for name in names]
+    parts = " ".join(map(shlex.quote, files))
     return Finding(
         "shard",
         "error",

@@ -11,12 +11,12 @@ import click
 from ckptfix.commands.failures import show_failure
 from ckptfix.commands.settings import settings
 from ckptfix.errors import CkptfixError, ExitCode, UsageError
+from ckptfix.formats.address import is_remote, shown
 from ckptfix.formats.limits import DEFAULT_LIMITS, OPTIONS
 from ckptfix.report.terminal import write_json
 from ckptfix.termination import Terminated, terminating_as_exception
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-REMOTE = ("hf://", "http://", "https://")
 
 
 class Command(click.Command):
@@ -83,14 +83,14 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def check_files(files: Iterable[str]) -> None:
-    """UsageError for a FILE that is no local path."""
+    """UsageError for a FILE that is no local path, in a command that reads no others."""
     for file in files:
-        if file.startswith(REMOTE):
+        if is_remote(file):
             raise UsageError(
-                "remote files are not supported yet",
+                "this command reads no remote files: inspect and convert do",
                 hint="download the file first, then give its path",
                 code="remote",
-                source=file,
+                source=shown(file),
             )
 
 
@@ -111,12 +111,11 @@ def for_each(
     codes: list[int] = []
     for file in files:
         try:
-            check_files([file])
             result = work(file)
         except CkptfixError as error:
             if len(files) == 1 and not ndjson:
                 raise
-            error.source = error.source or file
+            error.source = error.source or shown(file)
             show_failure(error, settings(), document=False)
             codes.append(int(error.exit_code))
             document = error.to_dict()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
+from ckptfix.commands.common import Command, adapter_options, json_option, limit_options
 from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.conversion import Conversion, convert
@@ -76,8 +76,9 @@ def command(
     Names and row order change, values never do: every tensor of OUT is made
     of tensors of FILE and compared with them byte for byte. If one is missing
     or unexplained, nothing is written and the exit code is 1. FILE defaults
-    to ./ip-adapter.bin; several FILEs are parts of one adapter. Needs no
-    torch.
+    to ./ip-adapter.bin; several FILEs are parts of one adapter. A FILE may be
+    https://... or hf://owner/repo[@revision]/path; only OUT is stored. Needs
+    no torch.
 
     \b
     Examples:
@@ -91,7 +92,6 @@ def command(
         files = (_default_file(),)
         if not options.quiet:
             narrate(f"no FILE given: converting ./{DEFAULT_FILE}")
-    check_files(files)
     check_report(report, force=force, inputs=files)
     with progress_bar(quiet=options.quiet) as progress:
         result = convert(

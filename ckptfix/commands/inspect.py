@@ -71,13 +71,15 @@ def command(
 
     Reads names, shapes and dtypes, never runs code from the file, and needs
     no torch. Exit code 0: ready to use; 1: something is wrong or it needs
-    converting; 3: unreadable; 4: refused for safety.
+    converting; 3: unreadable; 4: refused for safety. Of a remote FILE
+    (https://... or hf://owner/repo[@revision]/path) it gets the index only.
 
     \b
     Examples:
         ckptfix inspect ip-adapter.bin
         ckptfix inspect --values --checksums ip-adapter.bin
         ckptfix inspect --json *.safetensors
+        ckptfix inspect hf://InstantX/InstantID/ip-adapter.bin
     """
     options = settings()
     if report is not None and len(files) != 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptfix.commands.settings import settings
+from ckptfix.formats.address import is_remote
 from ckptfix.report.terminal import narrate
 from ckptfix.text import printable
 
@@ -29,7 +30,9 @@ def check_report(report: str | None, *, force: bool, inputs: Sequence[str]) -> N
     if report is not None:
         from ckptfix.formats.atomic import check_target  # only here: start-up time
 
-        check_target(Path(report), force=force, inputs=[Path(file) for file in inputs], option="--report")
+        check_target(
+            Path(report), force=force, inputs=[Path(file) for file in inputs if not is_remote(file)], option="--report"
+        )
 
 
 def write_report(report: str | None, make: Callable[[], Document], *, force: bool) -> None:

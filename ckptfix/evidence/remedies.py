@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import Finding
+from ckptfix.formats.address import is_remote
 from ckptfix.plan import Plan
 
 _NO_LAYOUT = "no layout here reorders such rows: get the file from where it was made"
@@ -39,6 +40,7 @@ def remedy(plan: Plan, answer: Evidence) -> str:
         options += ["--layout", answer.layout]
     if answer.dim_head is not None:
         options += ["--heads", str(plan.dimensions.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
-    if answer.layout is not None:
+    remote = is_remote(plan.manifest.source)  # which verify does not read
+    if answer.layout is not None or (options and remote):
         return convert_command(plan, *options)
     return " ".join(["ckptfix verify", shlex.quote(plan.manifest.source), *options]) if options else ""

@@ -34,6 +34,13 @@ class ByteSource(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def remote(self) -> bool:
+        """Whether every read at a new place costs a request."""
+
+    def expect(self, offset: int, size: int) -> None:
+        """Say that these bytes are read next, in order: a remote source then gets them by one request."""
+
     def read_into(self, offset: int, target: memoryview) -> None:
         """Fill `target` from `offset` on; `DamagedError` if the source ends before."""
 
@@ -42,6 +49,8 @@ class ByteSource(Protocol):
 
 class LocalFile:
     """An open regular file; the size is taken once, and a file that shrinks later gives a `DamagedError`."""
+
+    remote = False
 
     def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor = descriptor
@@ -68,6 +77,9 @@ class LocalFile:
                     source=self.name,
                 )
             done += count
+
+    def expect(self, offset: int, size: int) -> None:
+        """Nothing to prepare: the system reads ahead."""
 
     def next_data(self, offset: int) -> int:
         """The first position from `offset` on that is not in a hole of a sparse file; the size where none is."""
@@ -117,6 +129,10 @@ class Window:
         self._start = start
         self.name = whole.name
         self.size = size
+        self.remote = whole.remote
+
+    def expect(self, offset: int, size: int) -> None:
+        self._whole.expect(self._start + offset, size)
 
     def read_into(self, offset: int, target: memoryview) -> None:
         if offset + len(target) > self.size:
@@ -155,6 +171,7 @@ def read_some(source: ByteSource, offset: int, size: int) -> bytes:
 def chunks_of(source: ByteSource, offset: int, size: int, chunk: int = CHUNK) -> Iterator[memoryview]:
     """The bytes of a span in order, each view over one reused buffer and valid until the next."""
     buffer = memoryview(bytearray(min(chunk, size)))
+    source.expect(offset, size)
     done = 0
     while done < size:
         part = buffer[: min(chunk, size - done)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from ckptfix.errors import CkptfixError, DamagedError, UnreadableError
 from ckptfix.findings import Finding
+from ckptfix.formats.address import file_suffix, is_remote
 from ckptfix.formats.bytesource import DISTRIBUTED, GATHER, ByteSource, chunks_of, open_local, read_at, spool
 from ckptfix.formats.inflation import BrokenStreamError, inflate
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
@@ -26,12 +27,19 @@ _WRAPPINGS: Final = 2
 def open_checkpoint(
     path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS, partial: bool = False
 ) -> Checkpoint:
-    """Open a checkpoint file and read its index; tensor bytes stay on disk until they are asked for.
+    """Open a checkpoint file and read its index; tensor bytes stay where they are until they are asked for.
+
+    `path` may be an address too, https:// or hf://owner/repo[@revision]/path, of which only what is needed is got.
 
     With `partial` a cut or damaged file gives a manifest of exactly the tensors that are whole, and a finding
     `truncated`, `checksum` or `missing-record` that names the others.
-    Raises `UsageError` (no such file), `UnreadableError`, `UnsafeError`.
+    Raises `UsageError` (no such file), `UnreadableError`, `UnsafeError`, `UnavailableError` (no network, no access).
     """
+    if isinstance(path, str) and is_remote(path):
+        from ckptfix.formats.remote import open_remote  # only here: start-up time
+
+        distant = open_remote(path)
+        return open_source(distant, suffix=file_suffix(path), limits=limits, partial=partial, findings=distant.findings)
     suffix = Path(path).suffix
     try:
         return open_source(open_local(path), suffix=suffix, limits=limits, partial=partial)
@@ -47,11 +55,19 @@ def open_checkpoint(
 
 
 def open_source(
-    source: ByteSource, *, suffix: str = "", limits: Limits = DEFAULT_LIMITS, partial: bool = False
+    source: ByteSource,
+    *,
+    suffix: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    partial: bool = False,
+    findings: Sequence[Finding] = (),
 ) -> Checkpoint:
-    """Open the checkpoint in `source` (see `open_checkpoint`), which belongs to the `Checkpoint` from then on."""
+    """Open the checkpoint in `source` (see `open_checkpoint`), which belongs to the `Checkpoint` from then on.
+
+    `findings` are what is known of the source before.
+    """
     name, size = source.name, source.size
-    findings: list[Finding] = []
+    wrappings: list[Finding] = []
     with ExitStack() as stack:
         try:
             while True:
@@ -61,8 +77,8 @@ def open_source(
                 if isinstance(found, Manifest):
                     break
                 source, finding = found
-                findings.append(finding)
-                if len(findings) > _WRAPPINGS:
+                wrappings.append(finding)
+                if len(wrappings) > _WRAPPINGS:
                     raise limit_error("wrappings", f"is wrapped over {_WRAPPINGS} times")
         except DamagedError as error:  # damage that hides the index, not only a tensor
             raise UnreadableError(error.message, hint=error.hint, code=error.code, source=name) from error
@@ -71,8 +87,8 @@ def open_source(
             raise
         stack.pop_all()
     lying = suffix_finding(suffix, found.container)
-    findings += [lying] if lying else []
-    manifest = replace(found, source=name, size=size, findings=(*findings, *found.findings))
+    seen = (*findings, *wrappings, *([lying] if lying else []), *found.findings)
+    manifest = replace(found, source=name, size=size, findings=seen, file_sizes=(size,))
     return Checkpoint(source, manifest, limits)
 
 
@@ -128,6 +144,7 @@ class Checkpoint:
         self._limits = limits
         self._inflated: dict[str, ByteSource] = {}
         self._checked: set[str] = set()
+        self._located: dict[str, Record] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +213,16 @@ class Checkpoint:
             raise IndexError(f"bytes {offset} to {offset + size} of record {record}, which has {entry.size}")
         return entry
 
+    def _placed(self, entry: Record) -> Record:
+        """The record with its true position, which for a remote archive its own header shows, read once."""
+        if entry.unread is None:
+            return entry
+        if entry.name not in self._located:
+            from ckptfix.formats.zip_directory import located_record  # only here: start-up time
+
+            self._located[entry.name] = located_record(self._source, entry)
+        return self._located[entry.name]
+
     def _parts(self, entry: Record, offset: int, size: int) -> Iterator[memoryview]:
         if entry.deflated and size == entry.size and entry.name not in self._inflated:
             for part in self._inflate(entry):
@@ -206,6 +233,7 @@ class Checkpoint:
 
     def _inflate(self, entry: Record) -> Iterator[bytes]:
         what = f"record {printable(entry.name)}"
+        entry = self._placed(entry)
         try:
             yield from inflate(
                 self._source, entry.position, entry.stored_size, self._limits, what=what, size=entry.size
@@ -216,7 +244,7 @@ class Checkpoint:
     def _bytes_of(self, entry: Record) -> tuple[ByteSource, int]:
         """Where to read a record: in the file, or for a deflated one in a spool file that is filled once."""
         if not entry.deflated:
-            return self._source, entry.position
+            return self._source, self._placed(entry).position
         if entry.name not in self._inflated:
             self._inflated[entry.name] = spool(self._inflate(entry), self.manifest.source)
         return self._inflated[entry.name], 0

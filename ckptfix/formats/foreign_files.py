@@ -18,6 +18,7 @@ _HEAD: Final = 64 << 10
 _BLOCK: Final = 512
 _ZERO_SCAN: Final = 512 << 20
 _STEP: Final = 1 << 20
+_REMOTE_SCAN: Final = 1 << 20
 _AGAIN: Final = "get the file again"
 _SAVE_ANEW: Final = "where it was made, save it with torch.save or safetensors instead of pickle.dump"
 _DOWNLOAD: Final = (
@@ -56,8 +57,9 @@ def _error(source: ByteSource, message: str, hint: str, code: str = "not-a-check
 
 
 def _leading_zeros(source: ByteSource) -> int:
-    """How many bytes from the start are zero; gives up after reading 512 MiB, the holes of a sparse file aside."""
-    position, left = 0, _ZERO_SCAN
+    """How many bytes from the start are zero; gives up after reading 512 MiB (1 MiB of a remote file), the holes of a
+    sparse file aside."""
+    position, left = 0, _REMOTE_SCAN if source.remote else _ZERO_SCAN
     while position < source.size and left > 0:
         if isinstance(source, LocalFile):
             position = source.next_data(position)
@@ -79,7 +81,7 @@ def _nothing(source: ByteSource, head: bytes) -> UnreadableError | None:
     if zeros == source.size:
         message = f"holds nothing but zeros ({plural(zeros, 'byte')}): space was set aside, the download did not run"
     else:
-        least = "at least " if zeros >= _ZERO_SCAN else ""
+        least = "at least " if zeros >= (_REMOTE_SCAN if source.remote else _ZERO_SCAN) else ""
         message = f"begins with {least}{plural(zeros, 'zero byte')} of {source.size:,}: the download is incomplete"
     return _error(source, message, "delete it and download it again", "zero-filled")
 

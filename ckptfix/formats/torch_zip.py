@@ -25,7 +25,7 @@ from ckptfix.formats.torch_findings import (
     use_findings,
 )
 from ckptfix.formats.torch_tensors import Contents, IllFormedError, Locate, Storage, StorageId, collect_tensors
-from ckptfix.formats.zip_directory import Entry
+from ckptfix.formats.zip_directory import Entry, located, located_record
 from ckptfix.manifest import DTYPE_OF_TORCH, Manifest, Record
 from ckptfix.text import plural, printable, some
 
@@ -69,7 +69,13 @@ def _manifest(
     checksums = any(entry.crc for entry in entries.values())
     records = {
         entry.name: Record(
-            entry.name, entry.start, entry.size, entry.stored_size, entry.deflated, entry.crc if checksums else None
+            entry.name,
+            entry.start,
+            entry.size,
+            entry.stored_size,
+            entry.deflated,
+            entry.crc if checksums else None,
+            entry.unread,
         )
         for entry in entries.values()
         if not entry.name.endswith("/")
@@ -98,6 +104,7 @@ def is_sound(source: ByteSource, record: Record, limits: Limits) -> bool:
     """Whether a record's data agrees with its checksum, or it has none."""
     if record.crc is None:
         return True
+    record = located_record(source, record)
     parts: Iterable[bytes | memoryview] = chunks_of(source, record.position, record.size)
     if record.deflated:
         what = printable(record.name)
@@ -159,6 +166,7 @@ def read_small(source: ByteSource, entry: Entry, limits: Limits, findings: list[
     """A whole small record; a failing checksum becomes a finding, since its content may still make sense."""
     if entry.size > limits.pickle_bytes:
         raise limit_error("pickle_bytes", f"{printable(entry.name)} has {entry.size:,} bytes")
+    entry = located(source, entry)
     if entry.deflated:
         data = b"".join(
             inflate(source, entry.start, entry.stored_size, limits, what=printable(entry.name), size=entry.size)

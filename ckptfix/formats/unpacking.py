@@ -10,7 +10,7 @@ from ckptfix.findings import Finding
 from ckptfix.formats.bytesource import SUFFIXES, ByteSource, Window, spool
 from ckptfix.formats.inflation import GZIP, inflate
 from ckptfix.formats.limits import Limits
-from ckptfix.formats.zip_directory import Entry
+from ckptfix.formats.zip_directory import Entry, located
 from ckptfix.text import printable, some
 
 _HINT = "unpack it for other readers, or let ckptfix convert write a file that every reader takes"
@@ -47,6 +47,7 @@ def wrapped_entry(entries: Sequence[Entry], source: ByteSource) -> Entry:
 def unzip(source: ByteSource, entry: Entry, limits: Limits) -> tuple[ByteSource, Finding]:
     """The file inside an archive: a window where it is stored, a spool file where it is deflated."""
     shown = printable(entry.name)
+    entry = located(source, entry)
     inner: ByteSource
     if entry.deflated:
         parts = inflate(source, entry.start, entry.stored_size, limits, what=shown, size=entry.size)

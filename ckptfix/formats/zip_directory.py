@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptfix.errors import UnreadableError
 from ckptfix.formats.bytesource import ByteSource, read_at, read_some
 from ckptfix.formats.inflation import check_inflated
 from ckptfix.formats.limits import Limits, limit_error
+from ckptfix.manifest import Record, ZipHeader
 from ckptfix.text import printable
 
 STORED: Final = 0
@@ -43,7 +44,10 @@ _DESCRIPTORS: Final = tuple(struct.Struct(form) for form in ("<4sLLL", "<4sLQQ",
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive; positions and sizes in bytes, `start` is where its data begins."""
+    """One file of an archive; positions and sizes in bytes, `start` is where its data begins.
+
+    Of a remote archive `start` is the least that it can be, until `located` reads the header `unread`.
+    """
 
     name: str
     deflated: bool
@@ -52,6 +56,7 @@ class Entry:
     size: int
     header: int
     start: int
+    unread: ZipHeader | None = None
 
 
 class NoDirectoryError(Exception):
@@ -66,30 +71,18 @@ def read_directory(source: ByteSource, limits: Limits) -> list[Entry]:
     if size > count * (_ENTRY.size + 3 * _FULL16) or size > _MAX_DIRECTORY:
         raise limit_error("records", f"the archive's directory takes {size:,} bytes")
     data = read_at(source, offset, size)
-    raw: list[_RawEntry] = []
+    raw: list[ZipHeader] = []
     position = 0
     for _ in range(count):
         entry, position = _parse_entry(data, position, source)
         raw.append(entry)
     if position != size:
         raise bad_archive(source, "its directory is longer than its entries")
-    raw.sort(key=lambda entry: entry.header)
+    raw.sort(key=lambda entry: entry.position)
     return _check(source, raw, offset, limits)
 
 
 _MAX_DIRECTORY: Final = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _RawEntry:
-    name: str
-    raw_name: bytes
-    flags: int
-    method: int
-    crc: int
-    stored_size: int
-    size: int
-    header: int
 
 
 def bad_archive(source: ByteSource, problem: str) -> UnreadableError:
@@ -147,7 +140,7 @@ def _read_end64(source: ByteSource, locator: int) -> tuple[int, int, int, int]:
     return count, size, offset, position
 
 
-def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEntry, int]:
+def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[ZipHeader, int]:
     if position + _ENTRY.size > len(data):
         raise bad_archive(source, "its directory is cut")
     fields = _ENTRY.unpack_from(data, position)
@@ -179,7 +172,7 @@ def _parse_entry(data: bytes, position: int, source: ByteSource) -> tuple[_RawEn
         raise bad_archive(source, f"{shown} is packed by method {method}, neither stored nor deflate")
     if disk not in (0, _FULL16) or (method == STORED and stored != size):
         raise bad_archive(source, f"{shown} has contradicting sizes")
-    return _RawEntry(name, raw_name, flags, method, crc, stored, size, header), end
+    return ZipHeader(name, raw_name, method, crc, stored, size, header), end
 
 
 def _widen(extra: bytes, size: int, stored: int, header: int, source: ByteSource) -> tuple[int, int, int]:
@@ -207,8 +200,8 @@ def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         position += 4 + length
 
 
-def _check(source: ByteSource, raw: list[_RawEntry], directory: int, limits: Limits) -> list[Entry]:
-    """Compare every entry with its local header, and all with each other."""
+def _check(source: ByteSource, raw: list[ZipHeader], directory: int, limits: Limits) -> list[Entry]:
+    """Compare all entries with each other, and every one with its local header: of a remote archive when it is read."""
     names: set[str] = set()
     entries: list[Entry] = []
     end = 0
@@ -218,41 +211,75 @@ def _check(source: ByteSource, raw: list[_RawEntry], directory: int, limits: Lim
         if folded in names:
             raise bad_archive(source, f"it has two records named {shown}")
         names.add(folded)
-        if index == 0 and entry.header != 0:
+        if index == 0 and entry.position != 0:
             raise bad_archive(source, "there are bytes before its first record")
-        if entry.header < end:
+        if entry.position < end:
             raise bad_archive(source, f"{shown} overlaps the record before it")
-        start = _check_local(source, entry)
+        start = _least_start(entry) if source.remote else _check_local(source, entry)
         end = start + entry.stored_size
         if end > directory:
             raise bad_archive(source, f"{shown} reaches past the start of the directory")
         if entry.method == DEFLATED:
             check_inflated(entry.size, entry.stored_size, limits, shown)
+        following = raw[index + 1].position if index + 1 < len(raw) else directory
         entries.append(
-            Entry(entry.name, entry.method == DEFLATED, entry.crc, entry.stored_size, entry.size, entry.header, start)
+            Entry(
+                entry.name,
+                entry.method == DEFLATED,
+                entry.crc,
+                entry.stored_size,
+                entry.size,
+                entry.position,
+                start,
+                replace(entry, end=following) if source.remote else None,
+            )
         )
     return entries
 
 
-def _check_local(source: ByteSource, entry: _RawEntry) -> int:
+def _least_start(entry: ZipHeader) -> int:
+    """Where the data begins if the local header has no extra field."""
+    return entry.position + LOCAL.size + len(entry.raw_name)
+
+
+def located(source: ByteSource, entry: Entry) -> Entry:
+    """The entry with its true start, its header read and checked if that was left until now."""
+    return entry if entry.unread is None else replace(entry, start=data_start(source, entry.unread), unread=None)
+
+
+def located_record(source: ByteSource, record: Record) -> Record:
+    """The record with its true position, its header read and checked if that was left until now."""
+    return record if record.unread is None else replace(record, position=data_start(source, record.unread), unread=None)
+
+
+def data_start(source: ByteSource, header: ZipHeader) -> int:
+    """Where the data behind a header begins. Raises `UnreadableError` where it contradicts the directory."""
+    source.expect(header.position, header.end - header.position)
+    start = _check_local(source, header)
+    if start + header.stored_size > header.end:
+        raise bad_archive(source, f"{printable(header.name)} overlaps the record after it")
+    return start
+
+
+def _check_local(source: ByteSource, entry: ZipHeader) -> int:
     """Where the data of an entry begins; refuses a local header that tells another story than the directory."""
     shown = printable(entry.name)
     length = LOCAL.size + len(entry.raw_name)
-    if entry.header + length > source.size:
+    if entry.position + length > source.size:
         raise bad_archive(source, f"{shown} lies outside the file")
-    header = read_at(source, entry.header, length)
+    header = read_at(source, entry.position, length)
     signature, _, flags, method, _, _, crc, stored, size, name_len, extra_len = LOCAL.unpack_from(header)
     if signature != LOCAL_SIGNATURE or name_len != len(entry.raw_name) or header[LOCAL.size :] != entry.raw_name:
         raise bad_archive(source, f"{shown} has another name in its own header")
     if method != entry.method or flags & _ENCRYPTED:
         raise bad_archive(source, f"{shown} is packed in another way by its own header")
     if _FULL32 in (stored, size):
-        extra = read_at(source, entry.header + length, min(extra_len, source.size - entry.header - length))
+        extra = read_at(source, entry.position + length, min(extra_len, source.size - entry.position - length))
         size, stored, _ = _widen(extra, size, stored, 0, source)
     told, true = (crc, stored, size), (entry.crc, entry.stored_size, entry.size)
     if told != true and not (flags & HAS_DESCRIPTOR and told == (0, 0, 0)):
         raise bad_archive(source, f"{shown} has another size or checksum in its own header")
-    start = entry.header + length + int(extra_len)
+    start = entry.position + length + int(extra_len)
     if told != true and entry.size:  # torch writes none after an empty record
         tail = read_some(source, start + entry.stored_size, _DESCRIPTORS[1].size)
         if not any(_describes(form, tail, true) for form in _DESCRIPTORS):
