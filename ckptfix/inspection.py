@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
@@ -28,6 +28,9 @@ from ckptfix.plan import Plan
 from ckptfix.products import PRODUCTS
 from ckptfix.tensors.view_bytes import ByteReader
 
+if TYPE_CHECKING:
+    from ckptfix.forensics.values import Values
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -35,8 +38,8 @@ Progress = Callable[[str, int, int], None]
 class Inspection:
     """All that inspect knows about one file; `missing` and `unexpected` compare it as it stands with the reference.
 
-    `evidence` is what the weights say of their row order, their head count and, with a base, their K/V pairs; None if
-    their values were not read.
+    `evidence` is what the weights say of their row order, their head count and, with a base, their K/V pairs, `values`
+    what else they show; None if they were not read.
     """
 
     plan: Plan
@@ -45,6 +48,7 @@ class Inspection:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     evidence: tuple[Evidence, ...] | None = None
+    values: Values | None = None
 
     @property
     def family(self) -> str:
@@ -144,6 +148,7 @@ class Inspection:
             "next": self.next_command,
             **({"mapping_draft": self.draft} if self.draft else {}),
             **({} if self.evidence is None else {"evidence": [answer.to_dict() for answer in self.evidence]}),
+            **({} if self.values is None else self.values.to_dict()),
         }
 
 
@@ -164,9 +169,9 @@ def inspect(
     """What the file is, what is missing and unexpected against a whole adapter, and what to do about it.
 
     `path` may be an address: https:// or hf://owner/repo[@revision]/path.
-    Reads the index only, unless `values` (NaN, Inf, constant tensors; evidence on the row order) or `checksums` ask
-    for the data (and for its sha256, if the file is as long as a published one). `base`, a pipeline's folder or a file
-    with the UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged.
+    Reads the index only, unless `values` (`forensics.values`; evidence on the row order) or `checksums` ask for the
+    data (and for its sha256, if the file is as long as a published one). `base`, a pipeline's folder or a file with the
+    UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
     if base is not None and not values:
@@ -177,6 +182,7 @@ def inspect(
         )
         findings = [*checkpoint.manifest.findings, *plan_findings(plan)]
         evidence: tuple[Evidence, ...] | None = None
+        examined: Values | None = None
         published = None
         if checksums:
             findings.extend(_checksum_findings(checkpoint, progress))
@@ -188,10 +194,11 @@ def inspect(
         else:
             from ckptfix.conditions import unmet_conditions
             from ckptfix.evidence.attention_layers import file_evidence
-            from ckptfix.forensics import value_findings
+            from ckptfix.forensics.values import examine_values
 
             findings.extend(unmet_conditions(checkpoint, plan))
-            findings.extend(value_findings(checkpoint, progress))
+            examined = examine_values(checkpoint, plan, progress)
+            findings.extend(examined.findings)
             evidence = file_evidence(checkpoint, plan, progress)
             if base is not None:
                 from ckptfix.evidence.kv_pairs import pair_evidence
@@ -200,7 +207,7 @@ def inspect(
             findings.extend(evidence_findings(plan, evidence))
     if any(finding.code == "other-model" for finding in findings):
         plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
-    return _inspection(plan, identify(plan, published), tuple(findings), evidence)
+    return replace(_inspection(plan, identify(plan, published), tuple(findings)), evidence=evidence, values=examined)
 
 
 def _open_conditions(plan: Plan) -> Iterator[Finding]:
@@ -234,9 +241,7 @@ def _sha256_hint(source: str) -> str:
     return f"its sha256 tells: ckptfix inspect --checksums {shlex.quote(source)}"
 
 
-def _inspection(
-    plan: Plan, identity: Identity, findings: tuple[Finding, ...], evidence: tuple[Evidence, ...] | None
-) -> Inspection:
+def _inspection(plan: Plan, identity: Identity, findings: tuple[Finding, ...]) -> Inspection:
     expected = plan.dimensions.tensors()
     present = plan.manifest.tensors
     return Inspection(
@@ -245,7 +250,6 @@ def _inspection(
         findings=findings,
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
-        evidence=evidence,
     )
 
 

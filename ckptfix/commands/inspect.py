@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 )
 @adapter_options
 @click.option(
-    "--values", is_flag=True, help="Read the tensors too: NaN, Inf, constant ones; evidence on the row order."
+    "--values",
+    is_flag=True,
+    help="Read the tensors too: NaN, Inf, constant and duplicated ones, what a cast to float16 would do; evidence on "
+    "the row order.",
 )
 @click.option(
     "--base",

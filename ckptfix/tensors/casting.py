@@ -42,8 +42,7 @@ def cast_chunks(
 
     for chunk in chunks:
         values = as_float64(chunk, source)
-        with np.errstate(over="ignore", invalid="ignore"):
-            data, overflow = _rounded(values, target)
+        data, overflow = rounded(values, target)
         if overflow.any() and not allow_overflow:
             worst = float(np.abs(values[overflow]).max())
             raise RefusedError(
@@ -54,13 +53,15 @@ def cast_chunks(
         yield data
 
 
-def _rounded(values: NDArray[np.float64], target: Dtype) -> tuple[bytes, NDArray[Any]]:
+def rounded(values: NDArray[np.float64], target: Dtype) -> tuple[bytes, NDArray[Any]]:
+    """What a cast stores of these numbers, and which finite ones of them become infinite."""
     import numpy as np
 
-    single = values.astype("<f4")
-    if target.name != "BF16":
-        rounded = single.astype({"F16": "<f2", "F32": "<f4"}[target.name])
-        return rounded.tobytes(), np.isinf(rounded) & np.isfinite(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = values.astype("<f4")
+        if target.name != "BF16":
+            stored = single.astype({"F16": "<f2", "F32": "<f4"}[target.name])
+            return stored.tobytes(), np.isinf(stored) & np.isfinite(values)
     # numpy has no bfloat16: the upper half of the bits; a NaN must not be rounded into an infinity.
     bits = single.view(np.uint32)
     top = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")

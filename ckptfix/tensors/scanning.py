@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ckptfix.manifest import Dtype
 from ckptfix.tensors.decoding import as_float64
 
+Block = NDArray[np.unsignedinteger]
+
 # The bits that are all ones in NaN and infinity alone, and the bits that make up the magnitude. Looking at bits is
 # exact for every float dtype and several times faster than numpy's own float16.
 _BITS: Mapping[str, tuple[int, int]] = {
@@ -40,40 +42,61 @@ class Scan:
     def finite(self) -> bool:
         return self.nonfinite == 0
 
+    def index(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Where the first bad value is, one number per axis, counted from 0."""
+        return tuple(int(axis) for axis in np.unravel_index(self.first or 0, shape))
+
     def place(self, shape: tuple[int, ...]) -> str:
-        """The first bad value in the words of a message: `NaN at [3, 4]`, counted from 0."""
-        index = np.unravel_index(self.first or 0, shape)
+        """The first bad value in the words of a message: `NaN at [3, 4]`."""
         more = f", {self.nonfinite:,} of {self.elements:,} values" if self.nonfinite > 1 else ""
-        return f"{self.word} at [{', '.join(str(int(axis)) for axis in index)}]{more}"
+        return f"{self.word} at [{', '.join(map(str, self.index(shape)))}]{more}"
+
+
+class Scanner:
+    """A scan in the making: takes the blocks of one tensor in order."""
+
+    def __init__(self, dtype: Dtype) -> None:
+        self._dtype = dtype
+        self._special, self._magnitude = _BITS[dtype.name]
+        self._one: int | None = None
+        self._elements = self._nonfinite = 0
+        self._first: int | None = None
+        self._word = ""
+        self._constant = self._zero = True
+
+    def take(self, block: Block) -> NDArray[np.bool_] | None:
+        """Which of these values are not finite; None if all are. A block is never empty."""
+        bad = (block & self._special) == self._special
+        any_bad = bool(bad.any())
+        if any_bad:
+            if self._first is None:
+                position = int(bad.argmax())
+                self._first = self._elements + position
+                self._word = _word(float(as_float64(block[position : position + 1].tobytes(), self._dtype)[0]))
+            self._nonfinite += int(np.count_nonzero(bad))
+        if self._constant:
+            self._one = int(block[0]) if self._one is None else self._one
+            self._constant = not bool((block != self._one).any())
+        if self._zero:
+            self._zero = self._dtype.name != "F8_E8M0" and not bool((block & self._magnitude).any())
+        self._elements += len(block)
+        return bad if any_bad else None
+
+    def result(self) -> Scan:
+        constant = self._constant or self._zero
+        return Scan(self._elements, self._nonfinite, self._first, self._word, constant, self._zero)
 
 
 def scan(chunks: Iterable[bytes | bytearray | memoryview], dtype: Dtype) -> Scan:
     """`chunks` are dense little-endian bytes of a dtype in `manifest.FLOATING`, cut anywhere."""
-    special, magnitude = _BITS[dtype.name]
-    elements = nonfinite = 0
-    first: int | None = None
-    word = ""
-    one: int | None = None
-    constant = zero = True
-    for block in _blocks(chunks, dtype.itemsize):
-        bad = (block & special) == special
-        if bad.any():
-            if first is None:
-                position = int(bad.argmax())
-                first = elements + position
-                word = _word(float(as_float64(block[position : position + 1].tobytes(), dtype)[0]))
-            nonfinite += int(np.count_nonzero(bad))
-        if constant:
-            one = int(block[0]) if one is None else one
-            constant = not bool((block != one).any())
-        if zero:
-            zero = dtype.name != "F8_E8M0" and not bool((block & magnitude).any())
-        elements += len(block)
-    return Scan(elements, nonfinite, first, word, constant or zero, zero)
+    scanner = Scanner(dtype)
+    for block in blocks(chunks, dtype.itemsize):
+        scanner.take(block)
+    return scanner.result()
 
 
-def _blocks(chunks: Iterable[bytes | bytearray | memoryview], itemsize: int) -> Iterator[NDArray[np.unsignedinteger]]:
-    """The same bytes as whole elements, never empty."""
+def blocks(chunks: Iterable[bytes | bytearray | memoryview], itemsize: int) -> Iterator[Block]:
+    """The same bytes as whole elements, never empty, at most 1 MiB each."""
     rest = b""
     for chunk in chunks:
         data = memoryview(rest + bytes(chunk) if rest else chunk).cast("B")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -10,13 +9,20 @@ import numpy as np
 import pytest
 
 from ckptfix.findings import Finding
-from ckptfix.forensics import value_findings
-from ckptfix.manifest import DTYPES
+from ckptfix.forensics.soundness import soundness_findings
+from ckptfix.tensors.measuring import measure
+from ckptfix.tensors.view_bytes import view_chunks
+from ckptfix.tensors.views import View
 from tests.fixtures.adapters import Memory
 
 
 def findings(**tensors: Any) -> list[Finding]:
-    return list(value_findings(Memory.of({name: np.asarray(array) for name, array in tensors.items()})))
+    memory = Memory.of({name: np.asarray(array) for name, array in tensors.items()})
+    return [
+        finding
+        for tensor in memory.manifest.tensors.values()
+        for finding in soundness_findings(tensor, measure(view_chunks(memory, View.of(tensor)), tensor))
+    ]
 
 
 def ordinary(*shape: int, dtype: Any = np.float32) -> Any:
@@ -59,9 +65,37 @@ def test_one_element_is_no_constant_tensor() -> None:
     assert findings(a=np.zeros((1, 1), np.float32), b=np.float32(0)) == []
 
 
-def test_integers_are_not_weights() -> None:
-    memory = Memory.of({"a": ordinary(4)})
-    tensor = replace(memory.manifest.tensors["a"], dtype=DTYPES["I32"])
-    memory.manifest = replace(memory.manifest, tensors={"a": tensor})
-    memory.records = {"data/0": b"\0" * 16}
-    assert list(value_findings(memory)) == []
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"),
+    [
+        ([2], slice(None), "the whole of row 2"),
+        ([0, 4], slice(None), "the whole of rows 0, 4"),
+        ([1, 2, 3], slice(None), "the whole of rows 1 to 3"),
+        (slice(None), [6], "the whole of column 6"),
+        (slice(None), slice(None), "all of it"),
+        ([3], [1, 5], "all in row 3"),
+        ([0, 3], [5], "all in column 5"),
+        ([0, 3], [1, 5], "spread over 2 rows and 2 columns"),
+    ],
+)
+def test_the_row_or_column_that_is_bad(rows: Any, columns: Any, words: str) -> None:
+    array = ordinary(5, 7)
+    array[np.ix_(np.arange(5)[rows], np.arange(7)[columns])] = np.nan
+    (finding,) = findings(a=array)
+    assert finding.message.endswith(f" values: {words}")
+
+
+def test_rows_are_counted_across_blocks_and_leading_axes() -> None:
+    array = ordinary(1, 900, 700)
+    array[0, 800:900] = np.inf
+    (finding,) = findings(a=array)
+    assert finding.message == "a holds inf at [0, 800, 0], 70,000 of 630,000 values: the whole of rows 800 to 899"
+
+
+def test_one_bad_value_and_vectors_have_no_pattern() -> None:
+    matrix, vector = ordinary(5, 7), ordinary(9)
+    matrix[1, 1] = vector[1] = vector[2] = np.nan
+    assert [finding.message for finding in findings(a=matrix, b=vector)] == [
+        "a holds NaN at [1, 1]",
+        "b holds NaN at [1], 2 of 9 values",
+    ]

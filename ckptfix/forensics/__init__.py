@@ -1,0 +1,1 @@
+"""What the values of a checkpoint show beside their row order: each module asks one question of one pass over them."""
