@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptfix.batches import inspect_many
     from ckptfix.comparison import Comparison, diff
     from ckptfix.compatibility import Compatibility, compat
     from ckptfix.conversion import Conversion, convert
@@ -46,6 +47,7 @@ __all__ = [
     "explain",
     "generate",
     "inspect",
+    "inspect_many",
     "load",
     "verify",
 ]
@@ -69,6 +71,7 @@ _HOME = {
     "explain": "explanation",
     "generate": "generation",
     "inspect": "inspection",
+    "inspect_many": "batches",
     "load": "loading",
     "verify": "verification",
 }

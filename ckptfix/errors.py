@@ -6,6 +6,7 @@ that says what to do next. A bare `ValueError` or `KeyError` leaving a public fu
 
 from __future__ import annotations
 
+import copyreg
 from enum import IntEnum
 from typing import Any
 
@@ -48,6 +49,10 @@ class CkptfixError(Exception):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.message}" if self.source else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For worker processes: Python's own way calls the class with the message alone."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         error: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}

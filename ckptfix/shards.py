@@ -26,7 +26,7 @@ def shards_behind(path: Location) -> tuple[Location, ...]:
     """
     if isinstance(path, str) or not path.name.endswith(INDEX_SUFFIX) or not path.is_file():
         return (path,)
-    names = _listed(path)
+    names = shards_listed(path)
     shards = tuple(path.with_name(name) for name in names)
     absent = [name for name, shard in zip(names, shards, strict=True) if not shard.is_file()]
     if absent:
@@ -39,8 +39,11 @@ def shards_behind(path: Location) -> tuple[Location, ...]:
     return shards
 
 
-def _listed(path: Path) -> list[str]:
-    """File names in order, each once. Source: transformers and diffusers, `weight_map` of the index."""
+def shards_listed(path: Path) -> list[str]:
+    """File names in order, each once. Source: transformers and diffusers, `weight_map` of the index.
+
+    UnreadableError for an index that is none, UsageError for one that cannot be read.
+    """
     try:
         if path.stat().st_size > _LARGEST_INDEX:
             raise _no_index(path, f"is larger than {_LARGEST_INDEX:,} bytes")

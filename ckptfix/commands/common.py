@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -94,41 +94,27 @@ def check_files(files: Iterable[str]) -> None:
             )
 
 
-def for_each(
-    files: Sequence[str],
-    work: Callable[[str], R],
-    show: Callable[[R], None],
-    *,
-    schema: str,
-    as_json: bool,
-    ndjson: bool,
+def show_each(
+    outcomes: Iterable[R | CkptfixError], show: Callable[[R | CkptfixError], None], *, schema: str, ndjson: bool
 ) -> int:
-    """Every file in turn; one that fails does not stop the rest. Returns the highest exit code.
+    """Every outcome in its turn, an error on stderr too. Returns the highest exit code.
 
-    JSON: one document for one file, a list for several, one line per file with `ndjson`.
+    As JSON (`settings().json`) one document with a list, or one line per outcome with `ndjson`, which keeps none.
     """
+    options = settings()
+    as_list = options.json and not ndjson
     documents: list[dict[str, Any]] = []
-    codes: list[int] = []
-    for file in files:
-        try:
-            result = work(file)
-        except CkptfixError as error:
-            if len(files) == 1 and not ndjson:
-                raise
-            error.source = error.source or shown(file)
-            show_failure(error, settings(), document=False)
-            codes.append(int(error.exit_code))
-            document = error.to_dict()
+    code = 0
+    for outcome in outcomes:
+        code = max(code, int(outcome.exit_code))
+        if isinstance(outcome, CkptfixError):
+            show_failure(outcome, options, document=False)
+        if as_list:
+            documents.append(outcome.to_dict())
+        elif ndjson:
+            write_json(outcome.to_dict(), one_line=True)
         else:
-            codes.append(int(result.exit_code))
-            if as_json or ndjson:
-                document = result.to_dict()
-            else:
-                show(result)
-                continue
-        if ndjson:
-            write_json(document, one_line=True)
-        documents.append(document)
-    if as_json and not ndjson:
-        write_json(documents[0] if len(files) == 1 else {"schema": schema, "results": documents})
-    return max(codes)
+            show(outcome)
+    if as_list:
+        write_json({"schema": schema, "results": documents})
+    return code

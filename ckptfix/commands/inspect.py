@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, for_each, json_option, limit_options
+from ckptfix.batches import Options, Outcome, inspect_found, jobs_worth_starting
+from ckptfix.commands.common import Command, adapter_options, json_option, limit_options, show_each
+from ckptfix.commands.many_files import Files, files_argument, gather, many_files_options
 from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
-from ckptfix.errors import UsageError
+from ckptfix.errors import CkptfixError, UsageError
 from ckptfix.formats.limits import Limits
 from ckptfix.inspection import Inspection, inspect
 from ckptfix.report.inspection_page import inspection_page
-from ckptfix.report.progress import progress_bar
-from ckptfix.report.terminal import width, write_lines
+from ckptfix.report.progress import files_bar, progress_bar
+from ckptfix.report.terminal import width, write_json, write_lines
 
 if TYPE_CHECKING:
     from ckptfix.report.html.document import Document
+    from ckptfix.report.overview import Overview
+
+
+_LIST = "ckptfix.inspect-list/1"
 
 
 @click.command("inspect", cls=Command, short_help="Say what a checkpoint is, what is wrong with it, what to do.")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@files_argument
 @json_option
-@click.option("--ndjson", is_flag=True, help="Print one JSON document per line and FILE.")
+@click.option("--ndjson", is_flag=True, help="Print one JSON document per line and FILE, each when it is done.")
 @click.option(
     "--reference",
     metavar="NAME",
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Check the checksums of the stored data too, and the file's own if it may be a published one.",
 )
+@many_files_options
 @report_option
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
 @settings_options
@@ -66,6 +74,8 @@ def command(
     values: bool,
     base: str | None,
     checksums: bool,
+    files_from: str | None,
+    jobs: int | None,
     report: str | None,
     force: bool,
     limits: Limits,
@@ -74,43 +84,85 @@ def command(
 
     Reads names, shapes and dtypes, never runs code from the file, and needs
     no torch. Exit code 0: ready to use; 1: something is wrong or it needs
-    converting; 3: unreadable; 4: refused for safety. Of a remote FILE
-    (https://... or hf://owner/repo[@revision]/path) it gets the index only.
+    converting; 3: unreadable; 4: refused for safety; of many files the
+    highest. FILE may be a folder (all checkpoints below it), a 'pattern*' in
+    quotes, or remote (https://... or hf://owner/repo[@revision]/path), of
+    which it gets the index only. Many files get a line each; -v: a page.
 
     \b
     Examples:
         ckptfix inspect ip-adapter.bin
         ckptfix inspect --values --checksums ip-adapter.bin
-        ckptfix inspect --json *.safetensors
+        ckptfix inspect models/
+        find . -name '*.bin' -print0 | ckptfix inspect --files-from - --ndjson
         ckptfix inspect hf://InstantX/InstantID/ip-adapter.bin
     """
-    options = settings()
-    if report is not None and len(files) != 1:
+    given = gather(files, files_from)
+    if report is not None and given.one is None:
         raise UsageError("--report shows one FILE", hint="give one FILE, or use --json for many")
-    check_report(report, force=force, inputs=files)
+    check_report(report, force=force, inputs=[given.one] if given.one is not None else [])
+    options = Options(
+        reference=reference,
+        layout=layout,
+        mapping=mapping,
+        heads=heads,
+        dim_head=dim_head,
+        values=values,
+        base=base,
+        checksums=checksums,
+        limits=limits,
+    )
+    if given.one is None:
+        return _inspect_many(given, jobs, options, ndjson=ndjson)
+    result: Outcome
+    try:
+        with progress_bar(quiet=settings().quiet) as progress:
+            result = found = inspect(given.one, progress=progress, **options)
+        write_report(report, lambda: _document(found), force=force)
+    except CkptfixError as error:
+        if not ndjson:
+            raise
+        error.source = error.source or given.names()[0]
+        result = error
+    if as_json and not ndjson:
+        write_json(result.to_dict())
+        return int(result.exit_code)
+    return show_each([result], _show_page, schema=_LIST, ndjson=ndjson)
 
-    def work(file: str) -> Inspection:
-        with progress_bar(quiet=options.quiet) as progress:
-            result = inspect(
-                file,
-                reference=reference,
-                layout=layout,
-                mapping=mapping,
-                heads=heads,
-                dim_head=dim_head,
-                values=values,
-                base=base,
-                checksums=checksums,
-                limits=limits,
-                progress=progress,
-            )
-        write_report(report, lambda: _document(result), force=force)
-        return result
 
-    def show(result: Inspection) -> None:
-        write_lines(inspection_page(result, width(), verbose=options.verbose).lines)
+def _inspect_many(given: Files, jobs: int | None, options: Options, *, ndjson: bool) -> int:
+    settled = settings()
+    reads_data = options["values"] or options["checksums"]
+    jobs = jobs or jobs_worth_starting(given.found, reads_data=reads_data)
+    pages = settled.verbose or not given.listed
+    overview = None if pages or settled.json else _overview(given.names())
 
-    return for_each(files, work, show, schema="ckptfix.inspect-list/1", as_json=as_json, ndjson=ndjson)
+    def show(outcome: Outcome) -> None:
+        if overview is None:
+            _show_page(outcome)
+        else:
+            write_lines([overview.line(outcome)])
+
+    with files_bar(quiet=settled.quiet, at_once=jobs > 1 or reads_data) as bar:
+        outcomes = inspect_found(given.found, jobs=jobs, progress=bar, **options)
+        with closing(outcomes):
+            shown = outcomes if bar is None else map(bar.out_of_the_way, outcomes)
+            code = show_each(shown, show, schema=_LIST, ndjson=ndjson)
+    if overview is not None:
+        write_lines([overview.totals()])
+    return code
+
+
+def _overview(names: list[str]) -> Overview:
+    from ckptfix.report.overview import Overview  # only here: start-up time
+
+    return Overview(names, width())
+
+
+def _show_page(outcome: Outcome) -> None:
+    """An error has been said already, on stderr."""
+    if not isinstance(outcome, CkptfixError):
+        write_lines(inspection_page(outcome, width(), verbose=settings().verbose).lines)
 
 
 def _document(result: Inspection) -> Document:

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptfix.report.terminal import is_terminal, wants_colour
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
 
 _PATIENCE = 0.4  # seconds; work that is done sooner shows no bar
 _OFF = {"1", "on", "yes", "true"}  # as huggingface_hub reads its own switch
@@ -66,7 +68,47 @@ class ProgressBar:
         self._start = time.monotonic()
 
 
-def _started() -> Progress:
+@contextmanager
+def files_bar(*, quiet: bool, at_once: bool) -> Iterator[FilesBar | None]:
+    """The same for many files; `at_once` where even the first is known to take a while."""
+    if not wants_bars(quiet=quiet):
+        yield None
+        return
+    bar = FilesBar(at_once=at_once)
+    try:
+        yield bar
+    finally:
+        bar.clear()
+
+
+class FilesBar:
+    """One line with files done and time left, which leaves and comes back around what is written between."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._from = time.monotonic() + (0 if at_once else _PATIENCE)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._progress is None or self._task is None:
+            if time.monotonic() < self._from:
+                return
+            self._progress = _started("{task.completed:,.0f} of {task.total:,.0f}")
+            self._task = self._progress.add_task(stage, total=total)
+        self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def out_of_the_way(self, written: T) -> T:
+        """Clears the line for what is about to be written, and hands it on; the next call brings the line back."""
+        self.clear()
+        return written
+
+    def clear(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _started(figure: str = "{task.percentage:>3.0f}%") -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -74,7 +116,7 @@ def _started() -> Progress:
     columns = (
         TextColumn("{task.description:<14}", markup=False),
         BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%", markup=False),
+        TextColumn(figure, markup=False),
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=console, transient=True)
