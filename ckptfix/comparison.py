@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
+from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import DamagedError, ExitCode
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.formats.output import OutputTensor
@@ -149,10 +150,12 @@ def diff(
 
     Bytes decide, so that a NaN is equal to itself and -0.0 differs from 0.0. Never more than a few MiB of either file
     are in memory, but for rows that a layout reorders.
-    Raises what `open_checkpoint` does, RefusedError, UsageError (an unknown layout), DamagedError (a file that ends
-    early); a checksum that fails is a difference.
+    Raises what `open_checkpoint` does, UnsafeError, RefusedError, UsageError (an unknown layout), DamagedError (a file
+    that ends early); a checksum that fails is a difference.
     """
     with open_whole([Path(a)], limits=limits) as first, open_whole([Path(b)], limits=limits) as second:
+        for checkpoint in (first, second):
+            refuse_unsafe(checkpoint.manifest)
         plans = [
             plan_for(checkpoint.manifest, layout=layout, heads=heads, dim_head=dim_head)
             for checkpoint, layout in ((first, layout_a), (second, layout_b))

@@ -23,11 +23,16 @@ from ckptfix.requirements import requirement
 from ckptfix.text import printable
 
 _HEAD: Final = 65_536
-_DEFAULT_FILE: Final = "ip-adapter.bin"
+DEFAULT_FILE: Final = "ip-adapter.bin"
 _HINTED: Final = re.compile(r"(?:^|: )(ckptfix (?:inspect|convert|verify) [^;]+)$")  # a hint that ends in a command
-_ADAPTER_FILE: Final = re.compile(
-    r"(?<![\w/])[^\s'\"<>|()\[\],;=]{0,200}ip[-_]?adapter[\w.-]{0,80}\.(?:bin|safetensors|pth?|ckpt)\b"
+_ADAPTER_NAME: Final = r"ip[-_]?adapter[\w.-]{0,80}\.(?:bin|safetensors|pth?|ckpt)"
+_ADAPTER_FILE: Final = re.compile(  # in quotes with blanks in its path too; what stands after a blank is cut off else
+    rf"(?P<quote>['\"])(?P<quoted>[^'\"\n]{{0,200}}{_ADAPTER_NAME})(?P=quote)"
+    rf"|(?<![\w/\\])(?P<bare>[^\s'\"<>|()\[\],;=]{{0,200}}{_ADAPTER_NAME})\b"
 )
+_WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
+_ANCHORED: Final = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]")
+_FOLDER_BEFORE: Final = re.compile(r"[\\/][^\s'\"\\/]{0,80} $")  # a folder whose name goes on after a blank
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,7 @@ def _explain_text(
 ) -> Explanation:
     found = [] if not text else list(_found(text, named_file=file is not None))
     note = _note(text)
-    command_file = os.fspath(file) if file is not None else _named_file(text or "") or _DEFAULT_FILE
+    command_file = os.fspath(file) if file is not None else _named_file(text or "") or DEFAULT_FILE
     checked: LookedAt | None = None
     if file is not None:
         values = any(trouble.check.kind == "values" for trouble, _ in found)
@@ -225,12 +230,27 @@ def _cause(trouble: Trouble, shown: Match, file: str, checked: LookedAt | None) 
 def _command(template: str, file: str) -> str:
     """`{file}` becomes the checkpoint, `{torch}` what pip must be asked for."""
     names = {name for name, _ in holes(template)} - {"file"}
-    return filled(template, {"file": shlex.quote(file)} | {name: shlex.quote(requirement(name)) for name in names})
+    return filled(template, {"file": command_word(file)} | {name: shlex.quote(requirement(name)) for name in names})
+
+
+def command_word(file: str) -> str:
+    """A path as a word of a command line. cmd.exe knows no single quotes, so a Windows path gets double ones."""
+    if _WINDOWS_PATH.match(file) and not set(file) & set('"$`%!'):
+        return f'"{file}"' if set(file) & set(" &()^'") or "\\" in file else file
+    return shlex.quote(file)
 
 
 def _named_file(text: str) -> str | None:
     """The one adapter that the text names as a file; None if it names none, or several."""
-    names = {found[0] for found in _ADAPTER_FILE.finditer(text[-50_000:]) if "://" not in found[0]}
+    end = text[-50_000:]
+    names = set()
+    for found in _ADAPTER_FILE.finditer(end):
+        if "://" in found[0]:
+            continue
+        half = found["bare"] and set(found["bare"]) & set("\\/") and not _ANCHORED.match(found["bare"])
+        if half and _FOLDER_BEFORE.search(end, max(found.start() - 100, 0), found.start()):
+            return None
+        names.add(found["bare"] or found["quoted"].replace("\\\\", "\\"))  # quotes of repr double each backslash
     return printable(names.pop()) if len(names) == 1 else None
 
 

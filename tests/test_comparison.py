@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 import ckptfix
 from ckptfix.comparison import Comparison, diff
-from ckptfix.report.comparison_page import comparison_page
+from ckptfix.errors import UnsafeError
+from ckptfix.report.comparison_page import comparison_page, difference_words
 from tests.adapters import adapter, v_first, write
 from tests.calling import call
+from tests.fixtures import broken_files
 from tests.fixtures.make_checkpoints import Arrays, canonical, renamed, save_nested_bin, without
 from tests.golden import golden
 from tests.test_html_report import Reader
@@ -95,6 +97,23 @@ def test_nan_is_equal_to_itself_and_zero_has_a_sign(tmp_path: Path) -> None:
     second[NAME].flat[:3] = [1.0, -0.0, np.inf]
     found = only(diff(one, write(tmp_path / "c.safetensors", second)))
     assert (found["differing"], found["first"], found["nonfinite"], found["max_abs"]) == (2, 0, 1, 0.0)
+
+
+def test_zeros_of_other_sign_are_said_to_be_equal(tmp_path: Path) -> None:
+    first, second = canonical(), canonical()
+    first[NAME].flat[3], second[NAME].flat[3] = 0.0, -0.0
+    result = diff(write(tmp_path / "a.safetensors", first), write(tmp_path / "b.safetensors", second))
+    words = difference_words(result.differences[0])
+    assert words.endswith("differ, first at 3, all of equal value, as 0.0 and -0.0 are")
+
+
+def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
+    first = save_nested_bin(tmp_path / "a.bin", canonical())
+    hostile = tmp_path / "b.bin"
+    hostile.write_bytes(broken_files.torch_zip(next(iter(broken_files.running_pickles("true").values()))))
+    for files in ((first, hostile), (hostile, first)):
+        with pytest.raises(UnsafeError):
+            diff(*files)
 
 
 def test_a_rounded_copy_is_said_to_be_one(tmp_path: Path) -> None:

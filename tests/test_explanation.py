@@ -17,13 +17,16 @@ from torch import nn
 
 import ckptfix
 from ckptfix.errors import ExitCode, UsageError
+from ckptfix.explaining.troubles import known_troubles
 from ckptfix.explanation import Explanation, explain
 from ckptfix.reference import AdapterConfig, resampler_tensors
 from ckptfix.resampler import Resampler
+from tests.calling import call
 from tests.fixtures import broken_files
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin, save_safetensors, without
 
 FOLDER = Path(__file__).parent / "fixtures" / "errors"
+SIZES = ((768, 320), (2048, 640))  # in and out of the first attention layer: Stable Diffusion 1.5, SDXL
 UNRELATED = sorted((FOLDER / "unrelated").glob("*.txt"))
 
 
@@ -223,6 +226,15 @@ def test_what_torch_says_today(case: str) -> None:
     assert codes(said(fails))[0] == expected
 
 
+def test_pairs_of_sdxl_differ_from_a_smaller_unets_in_rows_and_columns() -> None:
+    built, stored = (nn.ModuleDict({"1": nn.ModuleDict({"to_k_ip": nn.Linear(*size, bias=False)})}) for size in SIZES)
+    with pytest.raises(RuntimeError) as caught:
+        built.load_state_dict(stored.state_dict())
+    found = explain(str(caught.value).replace("ModuleDict", "ModuleList"))
+    assert [cause.code for cause in found.causes] == ["wrong-base"]
+    assert "2048 (SDXL), the base that is loaded has 768 (Stable Diffusion 1.5)" in found.causes[0].meaning
+
+
 def test_what_strict_false_returns() -> None:
     lost = {name: value for name, value in weights().items() if "norm1" not in name}
     loose = ImageProjModel().load_state_dict({}, strict=False)
@@ -368,6 +380,15 @@ def test_a_file_agrees_or_disagrees_with_the_names(good: Path, tmp_path: Path) -
     assert other.facts[0].startswith("this file holds queries: another file was loaded")
 
 
+def test_pairs_that_the_unet_has_no_place_for_are_looked_for_in_the_file(good: Path) -> None:
+    text = 'Error(s) in loading state_dict for ModuleList:\n\tUnexpected key(s) in state_dict: "{0}.to_k_ip.weight", '
+    text += '"{0}.to_v_ip.weight".'
+    same, other = (explain(text.format(site), file=good).causes[0].check for site in (139, 999))
+    assert same is not None and other is not None
+    assert (same.verdict, other.verdict) == ("agrees", "disagrees")
+    assert "999.{to_k_ip,to_v_ip}.weight: the error is about another file" in other.facts[0]
+
+
 def test_a_file_agrees_or_disagrees_with_being_unreadable(good: Path, tmp_path: Path) -> None:
     pointer = tmp_path / "ip-adapter.bin"
     pointer.write_bytes(broken_files.lfs_pointer())
@@ -467,6 +488,24 @@ def test_a_text_that_is_too_long_says_so() -> None:
     assert found.note == "it is long: only its beginning and its end were looked at"
 
 
+def test_a_line_that_ends_in_a_files_name_is_a_text() -> None:
+    called = call("explain", "Exception: invalid IPAdapter model /models/ip-adapter.bin")
+    assert (called.code, "class        layout" in called.out) == (0, True)
+
+
+def test_what_is_not_recognised_still_names_the_file(good: Path) -> None:
+    called = call("explain", "E: nothing that we know", "--file", good)
+    assert called.code == 1
+    assert f"ckptfix inspect {good}" in called.out
+    assert "169 tensors" in called.out
+
+
+def test_a_command_never_writes_over_the_file_that_it_is_about() -> None:
+    for trouble in known_troubles():
+        for command in (trouble.command, *(when.command for when in trouble.whens)):
+            assert not command.endswith("--out ip-adapter.bin"), trouble.code
+
+
 def test_a_binary_that_is_no_checkpoint_is_not_recognised(tmp_path: Path) -> None:
     picture = tmp_path / "screenshot.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000))
@@ -501,6 +540,23 @@ def test_the_file_that_the_text_names_is_in_the_command() -> None:
     text = "loading ./models/ip-adapter-plus_sdxl.bin\n_pickle.UnpicklingError: pickle data was truncated"
     assert explain(text).causes[0].command == "ckptfix inspect ./models/ip-adapter-plus_sdxl.bin"
     assert explain(text + "\nand ip-adapter.bin").causes[0].command == "ckptfix inspect ip-adapter.bin"
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("'./my models/ip-adapter.bin'", "'./my models/ip-adapter.bin'"),
+        (repr(r"C:\Users\J M\ip-adapter.bin"), r'"C:\Users\J M\ip-adapter.bin"'),
+        (r"D:/sd\models/ip-adapter_sd15.bin", r'"D:/sd\models/ip-adapter_sd15.bin"'),
+        (r"C:\Users\J M\ip-adapter.bin", "ip-adapter.bin"),  # where it begins nobody can tell
+        ("/logs/a.txt /models/ip-adapter.bin", "/models/ip-adapter.bin"),
+        ("$(reboot)\\ip-adapter.bin", r'"\ip-adapter.bin"'),
+        ("'C:\\$(reboot)\\ip-adapter.bin'", "'C:\\$(reboot)\\ip-adapter.bin'"),
+    ],
+)
+def test_a_path_is_one_word_of_the_command_or_not_in_it(said: str, word: str) -> None:
+    found = explain(f"invalid load key, 'x'.\nUnexpected IP-Adapter model format: {said}")
+    assert next(cause.command for cause in found.causes if cause.code == "name-expected") == f"ckptfix compat {word}"
 
 
 def test_text_cannot_steer_a_terminal() -> None:

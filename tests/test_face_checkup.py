@@ -104,6 +104,41 @@ def test_a_link_that_leads_back_is_no_nested_folder(home: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == before
 
 
+def test_nothing_is_moved_out_of_a_linked_folder(home: Path) -> None:
+    shared = write_pack(home / "shared")
+    root = home / "antelopev2"
+    root.mkdir()
+    (root / "antelopev2").symlink_to(shared, target_is_directory=True)
+    before = contents(shared)
+    found = check_faces(root, fix=True)
+    assert (codes(found), found.moves) == (["nested", "nested"], ())
+    assert "behind a link" in found.findings[0].message
+    assert contents(shared) == before
+
+
+def test_a_link_is_not_moved_since_it_may_lead_nowhere_then(home: Path) -> None:
+    root = home / "antelopev2"
+    nested = write_pack(root / "antelopev2")
+    blob = nested / "blob"
+    (nested / "glintr100.onnx").rename(blob)
+    (nested / "glintr100.onnx").symlink_to("blob")
+    found = check_faces(root, fix=True)
+    assert codes(found) == ["nested"]
+    assert [move.target.name for move in found.moves] == ["scrfd_10g_bnkps.onnx"]
+    assert (nested / "glintr100.onnx").resolve() == blob.resolve()
+
+
+def test_a_link_that_leads_nowhere_is_kept(home: Path) -> None:
+    root = home / "antelopev2"
+    nested = write_pack(root / "antelopev2")
+    (root / "glintr100.onnx").symlink_to(home / "gone.onnx")
+    found = check_faces(root, fix=True)
+    assert "conflict" in codes(found)
+    assert (root / "glintr100.onnx").is_symlink()
+    assert (nested / "glintr100.onnx").is_file()
+    assert not (home / "gone.onnx").exists()
+
+
 def test_files_that_are_cut_or_no_models(home: Path) -> None:
     root = write_pack(home / "antelopev2")
     (root / "glintr100.onnx").write_bytes((root / "glintr100.onnx").read_bytes()[:4000])

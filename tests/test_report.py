@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ckptfix.report.inspection_page import inspection_page
 from ckptfix.report.numbers import seconds, size
 from ckptfix.report.page import Page
 from ckptfix.report.progress import ProgressBar, wants_bars
-from ckptfix.report.terminal import json_text, wants_colour, width
+from ckptfix.report.terminal import json_text, narrate, wants_colour, width, write_text
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin, save_safetensors, without
 
 
@@ -253,6 +254,21 @@ def test_sizes(count: int, expected: str) -> None:
 )
 def test_seconds(duration: float, expected: str) -> None:
     assert seconds(duration) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("ascii", "cut... 2 x a \\u4f60\n"), ("cp1252", "cut… 2 × a \\u4f60\n"), ("utf-8", "cut… 2 × a 你\n")],
+)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_our_own_signs_have_a_plain_form(
+    monkeypatch: pytest.MonkeyPatch, name: str, encoding: str, expected: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding, errors="backslashreplace", newline="\n"))
+    (write_text if name == "stdout" else narrate)("cut… 2 × a 你")
+    getattr(sys, name).flush()
+    assert written.getvalue() == expected.encode(encoding)
 
 
 def test_json_is_strict_and_ascii() -> None:

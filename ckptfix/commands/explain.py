@@ -67,7 +67,7 @@ def _input(text: str | None, *, quiet: bool) -> tuple[str | None, str | bytes | 
         if is_terminal(sys.stdin) and not quiet:
             narrate("paste the error, then end with Ctrl-D (Windows: Ctrl-Z, Enter)")
         return "standard input", read_end(sys.stdin.buffer)
-    is_text = any(blank in text for blank in " \n") and not Path(text).suffix[1:].isalnum()
+    is_text = any(sign in text for sign in ("\n", ": ")) or (" " in text and not Path(text).suffix[1:].isalnum())
     if is_text and not Path(text[:255]).exists():
         return "the text", text
     return None, Path(text)

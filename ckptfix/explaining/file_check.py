@@ -87,7 +87,9 @@ def check_against(looked: LookedAt, check: Check, match: Match) -> FileCheck:
         return _by_codes(looked, check)
     if looked.inspection is None:
         return FileCheck("disagrees", (looked.summary, "a file that cannot be read gives no such error"))
-    return _by_shapes(looked.inspection, match) if check.kind == "shape" else _by_names(looked.inspection, match)
+    if check.kind == "shape" and match.mismatches:
+        return _by_shapes(looked.inspection, match)
+    return _by_names(looked.inspection, match)
 
 
 def _by_codes(looked: LookedAt, check: Check) -> FileCheck:

@@ -169,7 +169,10 @@ def _in_mismatches(when: When, statements: Statements) -> Iterator[Match]:
 def _is_mismatch(when: When, mismatch: Mismatch) -> bool:
     if when.mismatch is None or not when.mismatch.fullmatch(bare_name(mismatch.name)):
         return False
-    if when.axis is not None and (not mismatch.stored or mismatch.axis() != when.axis % len(mismatch.stored)):
+    axes = mismatch.axes()
+    if when.axis is not None and (
+        not axes or when.axis % len(mismatch.stored) not in axes or (len(axes) > 1 and not when.other_axes)
+    ):
         return False
     stored, built = _sizes(when, mismatch)
     return (not when.stored or stored in when.stored) and (not when.built or built in when.built) and built >= when.over
@@ -177,9 +180,10 @@ def _is_mismatch(when: When, mismatch: Mismatch) -> bool:
 
 def _sizes(when: When, mismatch: Mismatch) -> tuple[int, int]:
     """The two sizes that matter: on the rule's axis, else on the one that differs, else the first."""
-    axis = when.axis if when.axis is not None else mismatch.axis()
+    axes = mismatch.axes()
+    axis = when.axis if when.axis is not None else axes[0] if len(axes) == 1 else 0
     stored, built = mismatch.stored or (0,), mismatch.built or (0,)
-    return (stored[axis or 0], built[axis or 0]) if len(stored) == len(built) else (stored[0], built[0])
+    return (stored[axis], built[axis]) if len(stored) == len(built) else (stored[0], built[0])
 
 
 def _in_products(when: When, statements: Statements) -> Iterator[Match]:

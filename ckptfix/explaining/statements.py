@@ -35,12 +35,11 @@ class Mismatch:
     built: tuple[int, ...]
     span: tuple[int, int]
 
-    def axis(self) -> int | None:
-        """The one axis on which the shapes differ; None if it is none, or several."""
+    def axes(self) -> tuple[int, ...]:
+        """The axes on which the shapes differ; none where one of them has more axes than the other."""
         if len(self.stored) != len(self.built):
-            return None
-        differing = [axis for axis, pair in enumerate(zip(self.stored, self.built, strict=True)) if pair[0] != pair[1]]
-        return differing[0] if len(differing) == 1 else None
+            return ()
+        return tuple(axis for axis, pair in enumerate(zip(self.stored, self.built, strict=True)) if pair[0] != pair[1])
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ _WORDINGS: Final = "wordings.toml"
 _PATTERN_KEYS: Final = ("text", "model", "mismatch", "absent")
 _PATTERNS_KEYS: Final = ("also", "never", "missing", "unexpected", "neither")
 _NUMBERS_KEYS: Final = ("stored", "built", "rows_of", "fed", "wanted", "out")
-_FLAGS: Final = ("nothing_missing", "nothing_unexpected", "loose", "families", "product")
+_FLAGS: Final = ("nothing_missing", "nothing_unexpected", "loose", "families", "product", "other_axes")
 _WORDS: Final = ("title", "meaning", "command", "context", "role", "certainty")
 
 
@@ -34,7 +34,8 @@ class When:
     `context` names words of wordings.toml.
     On a report: `model` is its class, `missing` and `unexpected` each fit a name, `neither` fits no name at all,
     `families`: file and class hold different kinds of projection, `loose`: it did not stop the load.
-    On shapes: `mismatch` fits the tensor's name, `axis` is the one that differs, `stored` and `built` its sizes.
+    On shapes: `mismatch` fits the tensor's name, `axis` is the one that differs, and the only one unless `other_axes`;
+    `stored` and `built` are its sizes.
     On a product of matrices: `rows_of` (multiples), `fed`, `wanted`, `out`; `over` is a least width for what was fed
     or built. `absent` fits a key.
     """
@@ -59,6 +60,7 @@ class When:
     families: bool = False
     mismatch: re.Pattern[str] | None = None
     axis: int | None = None
+    other_axes: bool = False
     stored: frozenset[int] = frozenset()
     built: frozenset[int] = frozenset()
     product: bool = False

@@ -67,7 +67,8 @@ def check_faces(folder: Path | None = None, *, fix: bool = False) -> FaceCheckup
     """Look at the pack in `folder`, or in the first usual place that holds anything of it.
 
     With `fix` nested files are moved up, each in one step and never over another file; nothing is deleted but a
-    folder that is left empty. UsageError: `folder` is none. OutputError: a file that cannot be moved.
+    folder that is left empty. Links stay, and so does all that lies behind one: it belongs to another place.
+    UsageError: `folder` is none. OutputError: a file that cannot be moved.
     """
     if folder is not None and not folder.is_dir():
         raise UsageError(
@@ -85,7 +86,7 @@ def check_faces(folder: Path | None = None, *, fix: bool = False) -> FaceCheckup
         moves = _all_moved(moves)
     places = [target, *_nested(target)]
     models = {name: next((place / name for place in places if (place / name).is_file()), None) for name in _MODELS}
-    findings = [*_misplaced(moves), *_model_findings(target, models), *_other_files(target)]
+    findings = [*_misplaced(moves), *_linked(target, models), *_model_findings(target, models), *_other_files(target)]
     if folder is None:
         findings.extend(_elsewhere(target, looked))
     return FaceCheckup(target, models, tuple(findings), tuple(moves), looked)
@@ -115,8 +116,15 @@ def _nested(target: Path) -> list[Path]:
 
 
 def _too_deep(target: Path) -> Iterator[Path]:
+    """The files to move: none that is a link, or lies in a folder that is one."""
     for place in _nested(target):
-        yield from sorted(path for path in place.glob("*.onnx") if path.is_file())
+        if not _is_linked(place, target):
+            yield from sorted(path for path in place.glob("*.onnx") if path.is_file() and not path.is_symlink())
+
+
+def _is_linked(path: Path, target: Path) -> bool:
+    """Whether a link lies between the pack's folder and what is below it."""
+    return any(part.is_symlink() for part in (path, *path.parents) if part != target and part.is_relative_to(target))
 
 
 def _all_moved(moves: list[Move]) -> list[Move]:
@@ -181,7 +189,22 @@ def _misplaced(moves: list[Move]) -> Iterator[Finding]:
             )
 
 
+def _linked(target: Path, models: dict[str, Path | None]) -> Iterator[Finding]:
+    """Models that only a link one folder too deep leads to."""
+    for name, path in models.items():
+        if path is not None and path.parent != target and _is_linked(path, target):
+            there, wanted = (printable(str(place), 1000) for place in (path, target))
+            yield Finding(
+                "nested",
+                "error",
+                f"{name} is behind a link one folder too deep, where insightface does not look: {there}",
+                hint=f"put a copy or a link of it into {wanted}; ckptfix moves nothing out of another place",
+            )
+
+
 def _same(one: Path, other: Path) -> bool:
+    if not other.is_file():  # a link that leads nowhere, or a folder
+        return False
     if one.stat().st_size != other.stat().st_size:
         return False
     with closing(open_local(one)) as first, closing(open_local(other)) as second:

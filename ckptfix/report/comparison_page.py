@@ -108,7 +108,8 @@ def difference_words(tensor: TensorComparison) -> str:
         told.append(f"the same numbers, rounded to {tensor.rounded_to}")
     elif found is not None:
         after = f" after rounding to {tensor.rounded_to}" if tensor.rounded_to else ""
-        distance = f", by {found.largest:.3g} at most" if found.differing > found.nonfinite else ""
+        by = f"by {found.largest:.3g} at most" if found.largest else "all of equal value, as 0.0 and -0.0 are"
+        distance = f", {by}" if found.differing > found.nonfinite else ""
         strange = f", {found.nonfinite:,} of them NaN or infinite" if found.nonfinite else ""
         values = plural(tensor.elements, "value")
         told.append(f"{found.differing:,} of {values} differ{after}, first at {found.first:,}{distance}{strange}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptfix.explanation import Cause, Explanation
+from ckptfix.explanation import DEFAULT_FILE, Cause, Explanation, command_word
 from ckptfix.folding import folded
 from ckptfix.report.page import Page
 from ckptfix.text import plural, printable
@@ -60,6 +60,8 @@ def _unknown(page: Page, result: Explanation) -> Page:
     page.text(
         "No known trouble of InstantID or IP-Adapter checkpoints shows in it, and ckptfix does not guess.", indent=2
     )
-    page.command("the file", "ckptfix inspect ip-adapter.bin")
+    if result.file is not None:
+        page.labelled("file", f"{printable(result.file, 1000)}: {printable(result.summary, 1000)}")
+    page.command("the file", f"ckptfix inspect {command_word(result.file or DEFAULT_FILE)}")
     page.command("the machine", "ckptfix doctor")
     return page

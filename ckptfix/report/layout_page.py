@@ -27,7 +27,7 @@ def layouts_page(layouts: Iterable[Layout], width: int) -> Page:
         for layout in (layout for layout in layouts if layout.kind == kind):
             page.text(layout.name, "cyan", indent=2)
             page.text(layout.title + "".join(f" ({remark})" for remark in _remarks(layout)), indent=6)
-    page.heading("Known and refused: image projections that look like an adapter's and compute something else")
+    page.heading("Known and refused: projections that only look like an adapter's")
     for row in LOOK_ALIKES:
         page.text(row.name, "cyan", indent=2)
         page.text(row.title, indent=6)

@@ -25,6 +25,9 @@ _STYLES: dict[str, dict[str, Any]] = {
     **{colour: {"fg": colour} for colour in ("red", "green", "yellow", "cyan")},
 }
 
+# Signs of our own, and what stands for them in an encoding that has none of them.
+_PLAIN = {"…": "...", "×": "x", "·": "-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~"}
+
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person looks at the stream through something that understands control sequences."""
@@ -43,11 +46,7 @@ def can_show(symbols: str) -> bool:
     stream = sys.stdout
     if stream is None or os.environ.get("TERM") == "dumb":
         return False
-    try:
-        symbols.encode(getattr(stream, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+    return _encodes(symbols, getattr(stream, "encoding", None) or "ascii")
 
 
 def width() -> int:
@@ -58,7 +57,27 @@ def width() -> int:
 def narrate(text: str, style: str = "") -> None:
     """One line for the person who waits, on stderr."""
     if sys.stderr is not None:
-        click.echo(_styled(text, style), err=True, color=wants_colour(sys.stderr))
+        shown = _fitting(_styled(text, style), sys.stderr)
+        click.echo(shown, file=sys.stderr, color=wants_colour(sys.stderr))
+
+
+def _fitting(text: str, stream: TextIO) -> str:
+    """Our own signs in ASCII where the stream's encoding has none of them; names from files are escaped later."""
+    if text.isascii():
+        return text
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    for sign, plain in _PLAIN.items():
+        if sign in text and not _encodes(sign, encoding):
+            text = text.replace(sign, plain)
+    return text
+
+
+def _encodes(symbols: str, encoding: str) -> bool:
+    try:
+        symbols.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def write_lines(lines: Iterable[Line]) -> None:
@@ -80,7 +99,8 @@ def _write(text: str) -> None:
     if sys.stdout is None:
         return
     try:
-        click.echo(text, color=wants_colour(sys.stdout))
+        # `file`, since click writes UTF-8 to a standard stream that asks for ASCII
+        click.echo(_fitting(text, sys.stdout), file=sys.stdout, color=wants_colour(sys.stdout))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
