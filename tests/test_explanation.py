@@ -235,6 +235,25 @@ def test_pairs_of_sdxl_differ_from_a_smaller_unets_in_rows_and_columns() -> None
     assert "2048 (SDXL), the base that is loaded has 768 (Stable Diffusion 1.5)" in found.causes[0].meaning
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "stored", "built"),
+    [
+        ("PixArtTransformer2DModel", "proj_out.weight", [2048, 1152], [1024, 1152]),
+        ("PriorTransformer", "proj_in.weight", [2048, 768], [2048, 1280]),
+        ("LlavaProjector", "proj.weight", [4096, 1024], [4096, 768]),
+        ("PatchEmbed", "proj.weight", [8192, 1280], [4096, 1280]),
+    ],
+)
+def test_the_same_names_in_a_class_of_another_kind_are_not_an_adapters(
+    model: str, name: str, stored: list[int], built: list[int]
+) -> None:
+    text = (
+        f"RuntimeError: Error(s) in loading state_dict for {model}:\n\tsize mismatch for {name}: copying a param with "
+        f"shape torch.Size({stored}) from checkpoint, the shape in current model is torch.Size({built})."
+    )
+    assert codes(text) == []
+
+
 def test_what_strict_false_returns() -> None:
     lost = {name: value for name, value in weights().items() if "norm1" not in name}
     loose = ImageProjModel().load_state_dict({}, strict=False)
