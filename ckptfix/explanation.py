@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from ckptfix.errors import ExitCode
 from ckptfix.explaining.file_check import FileCheck, LookedAt, check_against, look_at
 from ckptfix.explaining.matching import Evidence, Match, match
+from ckptfix.explaining.named_file import DEFAULT_FILE, command_word, named_file
 from ckptfix.explaining.pasted_text import MOST_BYTES, MOST_CHARACTERS, decoded, readings
 from ckptfix.explaining.statements import read_statements
 from ckptfix.explaining.troubles import CERTAINTIES, Certainty, Trouble, known_troubles
@@ -23,16 +24,7 @@ from ckptfix.requirements import requirement
 from ckptfix.text import printable
 
 _HEAD: Final = 65_536
-DEFAULT_FILE: Final = "ip-adapter.bin"
 _HINTED: Final = re.compile(r"(?:^|: )(ckptfix (?:inspect|convert|verify) [^;]+)$")  # a hint that ends in a command
-_ADAPTER_NAME: Final = r"ip[-_]?adapter[\w.-]{0,80}\.(?:bin|safetensors|pth?|ckpt)"
-_ADAPTER_FILE: Final = re.compile(  # in quotes with blanks in its path too; what stands after a blank is cut off else
-    rf"(?P<quote>['\"])(?P<quoted>[^'\"\n]{{0,200}}{_ADAPTER_NAME})(?P=quote)"
-    rf"|(?<![\w/\\])(?P<bare>[^\s'\"<>|()\[\],;=]{{0,200}}{_ADAPTER_NAME})\b"
-)
-_WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
-_ANCHORED: Final = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]")
-_FOLDER_BEFORE: Final = re.compile(r"[\\/][^\s'\"\\/]{0,80} $")  # a folder whose name goes on after a blank
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +150,7 @@ def _explain_text(
 ) -> Explanation:
     found = [] if not text else list(_found(text, named_file=file is not None))
     note = _note(text)
-    command_file = os.fspath(file) if file is not None else _named_file(text or "") or DEFAULT_FILE
+    command_file = os.fspath(file) if file is not None else named_file(text or "") or DEFAULT_FILE
     checked: LookedAt | None = None
     if file is not None:
         values = any(trouble.check.kind == "values" for trouble, _ in found)
@@ -231,27 +223,6 @@ def _command(template: str, file: str) -> str:
     """`{file}` becomes the checkpoint, `{torch}` what pip must be asked for."""
     names = {name for name, _ in holes(template)} - {"file"}
     return filled(template, {"file": command_word(file)} | {name: shlex.quote(requirement(name)) for name in names})
-
-
-def command_word(file: str) -> str:
-    """A path as a word of a command line. cmd.exe knows no single quotes, so a Windows path gets double ones."""
-    if _WINDOWS_PATH.match(file) and not set(file) & set('"$`%!'):
-        return f'"{file}"' if set(file) & set(" &()^'") or "\\" in file else file
-    return shlex.quote(file)
-
-
-def _named_file(text: str) -> str | None:
-    """The one adapter that the text names as a file; None if it names none, or several."""
-    end = text[-50_000:]
-    names = set()
-    for found in _ADAPTER_FILE.finditer(end):
-        if "://" in found[0]:
-            continue
-        half = found["bare"] and set(found["bare"]) & set("\\/") and not _ANCHORED.match(found["bare"])
-        if half and _FOLDER_BEFORE.search(end, max(found.start() - 100, 0), found.start()):
-            return None
-        names.add(found["bare"] or found["quoted"].replace("\\\\", "\\"))  # quotes of repr double each backslash
-    return printable(names.pop()) if len(names) == 1 else None
 
 
 def _explain_checkpoint(

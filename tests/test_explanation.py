@@ -570,6 +570,7 @@ def test_the_file_that_the_text_names_is_in_the_command() -> None:
         (r"C:\Users\J M\ip-adapter.bin", "ip-adapter.bin"),  # where it begins nobody can tell
         ("/logs/a.txt /models/ip-adapter.bin", "/models/ip-adapter.bin"),
         ("$(reboot)\\ip-adapter.bin", r'"\ip-adapter.bin"'),
+        ("'D:/x;reboot;ip-adapter.bin'", '"D:/x;reboot;ip-adapter.bin"'),
         ("'C:\\$(reboot)\\ip-adapter.bin'", "'C:\\$(reboot)\\ip-adapter.bin'"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ckptfix.inspection import inspect
-from ckptfix.report.html.document import Document
+from ckptfix.report.html.document import Document, folded_part, name_list
 from ckptfix.report.html.inspection import inspection_report
 from ckptfix.report.html.tensor_map import pieces
 from tests.adapters import adapter, write
@@ -208,3 +208,22 @@ def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, width: int) -> N
     assert found is not None
     assert int(found[1]) <= int(found[2])
     assert int(found[3]) > 100
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+def test_what_is_closed_on_a_screen_is_whole_on_paper(tmp_path: Path) -> None:
+    document = Document("inspect", "a", "b", "green")
+    name_list(folded_part(document.section("Names"), "in full"), [f"name {number}" for number in range(500)])
+    path = tmp_path / "page.html"
+    path.write_text(document.html(), encoding="utf-8")
+    subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'user'}"),
+            *(f"--print-to-pdf={tmp_path / 'page.pdf'}", path.as_uri()),
+        ],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", (tmp_path / "page.pdf").read_bytes())) > 5

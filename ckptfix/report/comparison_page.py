@@ -102,8 +102,13 @@ def _add_differences(page: Page, result: Comparison, most: int) -> None:
 
 def difference_words(tensor: TensorComparison) -> str:
     """`image_proj.latents: 3 of 20,480 values differ, first at 17, by 0.5 at most`."""
-    name, found = printable(tensor.name), tensor.numbers
     told = [] if tensor.a == tensor.b else [f"{tensor.a} and {tensor.b}"]
+    return f"{printable(tensor.name)}: {'; '.join([*told, *number_words(tensor)])}"
+
+
+def number_words(tensor: TensorComparison) -> list[str]:
+    """How the numbers of a tensor differ, and what is damaged; nothing where they were not compared."""
+    told, found = [], tensor.numbers
     if tensor.same_after_rounding:
         told.append(f"the same numbers, rounded to {tensor.rounded_to}")
     elif found is not None:
@@ -115,4 +120,4 @@ def difference_words(tensor: TensorComparison) -> str:
         told.append(f"{found.differing:,} of {values} differ{after}, first at {found.first:,}{distance}{strange}")
     if tensor.damage:
         told.append(printable(tensor.damage, 500))
-    return f"{name}: {'; '.join(told)}"
+    return told

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ckptfix.explanation import DEFAULT_FILE, Cause, Explanation, command_word
+from ckptfix.explaining.named_file import DEFAULT_FILE, command_word
+from ckptfix.explanation import Cause, Explanation
 from ckptfix.folding import folded
 from ckptfix.report.page import Page
 from ckptfix.text import plural, printable

@@ -6,8 +6,9 @@ from xml.etree import ElementTree as ET
 
 from ckptfix.comparison import Comparison, TensorComparison
 from ckptfix.report.adapter_parts import part_of, part_order
-from ckptfix.report.comparison_page import WORDS, comparison_verdict, difference_words
+from ckptfix.report.comparison_page import WORDS, comparison_verdict, number_words
 from ckptfix.report.html.document import Document, facts, table
+from ckptfix.report.html.tensor_map import add_legend
 from ckptfix.report.numbers import size
 from ckptfix.text import plural, printable
 
@@ -30,16 +31,14 @@ def comparison_report(result: Comparison) -> Document:
         (label, f"{side.path}: {side.container}, {size(side.size)}, {side.layout or 'in its own names'}", "")
         for label, side in (("A", result.a), ("B", result.b))
     ]
-    rows += [(WORDS[status], f"{count:,}", "") for status, count in result.counts.items() if count]
     facts(document.section("Files"), rows)
     _add_strip(document, result)
     if result.differences:
         lines = [
-            (tensor.name, WORDS[tensor.status], tensor.a or "", tensor.b or "", difference_words(tensor))
+            (tensor.name, WORDS[tensor.status], tensor.a or "", tensor.b or "", "; ".join(number_words(tensor)))
             for tensor in result.differences
         ]
-        shortened = [(name, word, a, b, told.removeprefix(f"{printable(name)}: ")) for name, word, a, b, told in lines]
-        table(document.section("Differences"), ("tensor", "what", "A", "B", "how"), shortened)
+        table(document.section("Differences"), ("tensor", "what", "A", "B", "how"), lines)
     return document
 
 
@@ -65,3 +64,7 @@ def _add_strip(document: Document, result: Comparison) -> None:
             ET.SubElement(cell, "title").text = printable(f"{tensor.name}: {WORDS[tensor.status]}", 400)
         differing = sum(tensor.status != "equal" for tensor in members)
         ET.SubElement(row, "div", {"class": "amount"}).text = f"{differing} of {len(members)} differ"
+    add_legend(
+        section,
+        [(_CLASSES[status], f"{WORDS[status]}: {count:,}") for status, count in result.counts.items() if count],
+    )

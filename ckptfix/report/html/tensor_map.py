@@ -76,7 +76,8 @@ def add_map(document: Document, plan: Plan) -> None:
         _bar(row, part, members, longest)
         held = [piece.nbytes for piece in members if piece.state != "gone"]
         ET.SubElement(row, "div", {"class": "amount"}).text = f"{len(held)} · {size(sum(held))}"
-    _legend(section, {piece.state for piece in found})
+    states = {piece.state for piece in found}
+    add_legend(section, [(state, meaning) for state, meaning in LEGEND.items() if state in states])
 
 
 def _bar(parent: ET.Element, part: str, members: Iterable[Piece], longest: int) -> None:
@@ -96,11 +97,11 @@ def _bar(parent: ET.Element, part: str, members: Iterable[Piece], longest: int) 
         ET.SubElement(rectangle, "title").text = printable(piece.what, 400)
 
 
-def _legend(parent: ET.Element, states: set[State]) -> None:
+def add_legend(parent: ET.Element, entries: Iterable[tuple[str, str]]) -> None:
+    """What each colour of a drawing says: the class of its rectangles, and words."""
     legend = ET.SubElement(parent, "div", {"class": "legend"})
-    for state, meaning in LEGEND.items():
-        if state in states:
-            entry = ET.SubElement(legend, "span")
-            swatch = ET.SubElement(entry, "svg", {"viewBox": "0 0 20 16", "aria-hidden": "true"})
-            ET.SubElement(swatch, "rect", {"class": state, "width": "20", "height": "16"})
-            ET.SubElement(entry, "span").text = meaning
+    for kind, meaning in entries:
+        entry = ET.SubElement(legend, "span")
+        swatch = ET.SubElement(entry, "svg", {"viewBox": "0 0 20 16", "aria-hidden": "true"})
+        ET.SubElement(swatch, "rect", {"class": kind, "width": "20", "height": "16"})
+        ET.SubElement(entry, "span").text = meaning
