@@ -43,8 +43,8 @@ _LIST = "ckptfix.inspect-list/1"
 @click.option(
     "--values",
     is_flag=True,
-    help="Read the tensors too: NaN, Inf, constant and duplicated ones, what a cast to float16 would do; evidence on "
-    "the row order.",
+    help="Read the tensors too: NaN, Inf, constant, duplicated and untrained-looking ones, what a cast to float16 "
+    "would do; evidence on the row order.",
 )
 @click.option(
     "--base",

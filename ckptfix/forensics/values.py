@@ -11,6 +11,7 @@ from ckptfix.findings import Finding
 from ckptfix.forensics.duplicates import Duplicates, DuplicateSearch, duplicate_findings
 from ckptfix.forensics.forecast import Forecast, Forecasting, forecast_findings
 from ckptfix.forensics.soundness import soundness_findings
+from ckptfix.forensics.untrained import Untrained, UntrainedSearch, untrained_findings
 from ckptfix.manifest import FLOATING, TensorInfo
 from ckptfix.plan import Plan
 from ckptfix.tensors.measuring import Measures, Moments, measure
@@ -53,6 +54,7 @@ class Values:
     tensors: Mapping[str, TensorValues]
     duplicates: tuple[Duplicates, ...]
     forecast: tuple[Forecast, ...]
+    untrained: Untrained
     findings: tuple[Finding, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Values:
             "values": [tensor.to_dict() for tensor in self.tensors.values()],
             "duplicates": [group.to_dict() for group in self.duplicates],
             "forecast": [forecast.to_dict() for forecast in self.forecast],
+            "untrained": self.untrained.to_dict(),
         }
 
 
@@ -71,7 +74,7 @@ def examine_values(
     total, done = sum(tensor.nbytes for tensor in tensors), 0
     findings: list[Finding] = []
     found: dict[str, TensorValues] = {}
-    duplicates, forecasting = DuplicateSearch(), Forecasting()
+    duplicates, forecasting, untrained = DuplicateSearch(), Forecasting(), UntrainedSearch()
     for tensor in tensors:
         try:
             measures = measure(view_chunks(checkpoint, View.of(tensor)), tensor)
@@ -82,10 +85,12 @@ def examine_values(
             findings.extend(soundness_findings(tensor, measures))
             duplicates.take(tensor, measures)
             forecasting.take(tensor, measures)
+            untrained.take(tensor, measures)
         done += tensor.nbytes
         if progress:
             progress("values", done, total)
     groups, forecast = duplicates.groups(checkpoint.manifest), forecasting.result()
     findings.extend(duplicate_findings(plan, groups, duplicates.equal_halves(plan)))
     findings.extend(forecast_findings(forecast))
-    return Values(found, groups, forecast, tuple(findings))
+    findings.extend(untrained_findings(untrained.result()))
+    return Values(found, groups, forecast, untrained.result(), tuple(findings))

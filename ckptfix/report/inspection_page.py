@@ -71,6 +71,8 @@ def inspection_verdict(result: Inspection) -> tuple[str, str]:
         return f"{what}, complete, needs converting", "yellow"
     if result.plan.family.caveat:
         return f"{what}, complete, but stock loaders do not read all of it", "yellow"
+    if result.values and result.values.untrained.verdict == "whole":
+        return f"{what}, canonical, complete, but looks untrained", "yellow"
     if severities["warning"]:
         return f"{what}, canonical, complete; {plural(severities['warning'], 'warning')}", "yellow"
     return f"{what}, canonical, complete: ready to use", "green"
