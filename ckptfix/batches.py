@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     values: bool
     base: str | os.PathLike[str] | None
     checksums: bool
+    as_class: str | None
     limits: Limits
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from ckptfix.products import PRODUCTS
 from ckptfix.tensors.view_bytes import ByteReader
 
 if TYPE_CHECKING:
+    from ckptfix.forensics.autopsy import Autopsy
     from ckptfix.forensics.values import Values
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +41,7 @@ class Inspection:
     """All that inspect knows about one file; `missing` and `unexpected` compare it as it stands with the reference.
 
     `evidence` is what the weights say of their row order, their head count and, with a base, their K/V pairs, `values`
-    what else they show; None if they were not read.
+    what else they show; None if they were not read. `autopsy` is what strict=False of a named class would do.
     """
 
     plan: Plan
@@ -49,6 +51,7 @@ class Inspection:
     unexpected: tuple[str, ...]
     evidence: tuple[Evidence, ...] | None = None
     values: Values | None = None
+    autopsy: Autopsy | None = None
 
     @property
     def family(self) -> str:
@@ -149,6 +152,7 @@ class Inspection:
             **({"mapping_draft": self.draft} if self.draft else {}),
             **({} if self.evidence is None else {"evidence": [answer.to_dict() for answer in self.evidence]}),
             **({} if self.values is None else self.values.to_dict()),
+            **({} if self.autopsy is None else {"autopsy": self.autopsy.to_dict()}),
         }
 
 
@@ -163,6 +167,7 @@ def inspect(
     values: bool = False,
     base: str | os.PathLike[str] | None = None,
     checksums: bool = False,
+    as_class: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -171,11 +176,13 @@ def inspect(
     `path` may be an address: https:// or hf://owner/repo[@revision]/path.
     Reads the index only, unless `values` (`forensics.values`; evidence on the row order) or `checksums` ask for the
     data (and for its sha256, if the file is as long as a published one). `base`, a pipeline's folder or a file with the
-    UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged.
+    UNet that the adapter was trained on, lets `values` ask whether to_k_ip and to_v_ip are exchanged. `as_class` names
+    a class of `forensics.known_classes`: what strict=False would leave random in it.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
     if base is not None and not values:
         raise UsageError("--base is compared with values", hint="add --values, or leave --base out")
+    autopsy = _autopsy_of(as_class)
     with open_whole([path], limits=limits) as checkpoint:
         plan = plan_for(
             checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head, reference=reference
@@ -205,9 +212,22 @@ def inspect(
 
                 evidence += (pair_evidence(checkpoint, plan, base, limits=limits, progress=progress),)
             findings.extend(evidence_findings(plan, evidence))
+    dissected = autopsy(plan) if autopsy else None
+    findings.extend(dissected.findings() if dissected else ())
     if any(finding.code == "other-model" for finding in findings):
         plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
-    return replace(_inspection(plan, identify(plan, published), tuple(findings)), evidence=evidence, values=examined)
+    result = _inspection(plan, identify(plan, published), tuple(findings))
+    return replace(result, evidence=evidence, values=examined, autopsy=dissected)
+
+
+def _autopsy_of(as_class: str | None) -> Callable[[Plan], Autopsy] | None:
+    """What dissects a plan; UsageError for an unknown class, before the file is even opened."""
+    if as_class is None:
+        return None
+    from ckptfix.forensics.autopsy import autopsy
+    from ckptfix.forensics.known_classes import known_class
+
+    return partial(autopsy, known=known_class(as_class))
 
 
 def _open_conditions(plan: Plan) -> Iterator[Finding]:

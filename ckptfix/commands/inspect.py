@@ -53,6 +53,13 @@ _LIST = "ckptfix.inspect-list/1"
     "exchanged.",
 )
 @click.option(
+    "--as",
+    "as_class",
+    metavar="CLASS",
+    help="What load_state_dict(strict=False) of this class would leave random, drop and raise: instantid-upstream, "
+    "resampler, seed-flexible, diffusers, tencent-plus, tencent-plus-xl.",
+)
+@click.option(
     "--checksums",
     is_flag=True,
     help="Check the checksums of the stored data too, and the file's own if it may be a published one.",
@@ -73,6 +80,7 @@ def command(
     dim_head: int | None,
     values: bool,
     base: str | None,
+    as_class: str | None,
     checksums: bool,
     files_from: str | None,
     jobs: int | None,
@@ -109,6 +117,7 @@ def command(
         dim_head=dim_head,
         values=values,
         base=base,
+        as_class=as_class,
         checksums=checksums,
         limits=limits,
     )

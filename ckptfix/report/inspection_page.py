@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ckptfix.diagnosis.changes import invented_lines, rename_lines
 from ckptfix.errors import ExitCode
@@ -15,6 +16,9 @@ from ckptfix.report.findings import add_findings
 from ckptfix.report.numbers import size
 from ckptfix.report.page import Page
 from ckptfix.text import plural, printable
+
+if TYPE_CHECKING:
+    from ckptfix.forensics.autopsy import Autopsy
 
 CONTAINERS = {
     "torch-zip": "torch zip (a pickle and its tensors)",
@@ -39,6 +43,8 @@ def inspection_page(result: Inspection, width: int, *, verbose: bool = False) ->
     if result.evidence:
         page.heading("Evidence in the weights")
         page.listed(answer.sentence for answer in result.evidence)
+    if result.autopsy:
+        _add_autopsy(page, result.autopsy, 1000 if verbose else 12)
     if result.plan.known:
         _add_names(page, result, verbose)
         _add_constructor(page, result)
@@ -144,6 +150,16 @@ def _add_names(page: Page, result: Inspection, verbose: bool) -> None:
     if plan.missing:
         page.heading(f"What would have to be invented: {plural(len(plan.missing), 'tensor')}")
         page.listed(map(printable, invented_lines(plan)), most=most)
+
+
+def _add_autopsy(page: Page, autopsy: Autopsy, most: int) -> None:
+    page.heading(f"Loaded with strict=False into {autopsy.known.name}")
+    page.text(autopsy.known.title, "dim", indent=2, hang=2)
+    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.1%})"
+    page.labelled("random", share)
+    for label, names in (("", autopsy.random), ("dropped", autopsy.dropped), ("raises", autopsy.raises)):
+        for number, line in enumerate(fold_names(names)[:most]):
+            page.labelled("" if number else label, printable(line))
 
 
 def _add_list(page: Page, title: str, names: Iterable[str], most: int) -> None:

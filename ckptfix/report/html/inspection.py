@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 from ckptfix.diagnosis.changes import invented_lines, rename_lines
 from ckptfix.folding import fold_names
+from ckptfix.forensics.autopsy import Autopsy
 from ckptfix.inspection import Inspection
 from ckptfix.manifest import Manifest
 from ckptfix.report.html.document import Document, add_findings, code, facts, folded_part, name_list, paragraph, table
@@ -33,6 +34,8 @@ def inspection_report(result: Inspection) -> Document:
         section = document.section("Evidence in the weights", "Statistical evidence, never a proof.")
         for answer in result.evidence:
             paragraph(section, answer.sentence)
+    if result.autopsy:
+        _add_autopsy(document, result.autopsy)
     if result.plan.known:
         code(document.section("Constructor to use"), result.constructor)
     if result.next_command:
@@ -81,6 +84,15 @@ def _add_repair(document: Document, result: Inspection) -> None:
     if plan.missing:
         paragraph(section, f"What would have to be invented, and is not: {plural(len(plan.missing), 'tensor')}")
         name_list(section, invented_lines(plan))
+
+
+def _add_autopsy(document: Document, autopsy: Autopsy) -> None:
+    section = document.section(f"Loaded with strict=False into {autopsy.known.name}", autopsy.known.title)
+    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.1%}) stay random"
+    paragraph(section, share)
+    for title, names in (("random", autopsy.random), ("dropped", autopsy.dropped), ("raised", autopsy.raises)):
+        if names:
+            _add_names(section, f"{plural(len(names), 'name')} {title}", names)
 
 
 def _add_names(parent: ET.Element, title: str, names: Sequence[str]) -> None:
