@@ -107,7 +107,7 @@ def _findings(found: Autopsy) -> Iterator[Finding]:
             "strict-false",
             "warning",
             f"{name}: strict=False would leave {found.random_parameters:,} of {found.parameters:,} parameters "
-            f"({found.share:.1%}) random: {folded(found.random)}",
+            f"({found.share:.2%}) random: {folded(found.random)}",
             hint="never pass strict=False: convert the file to the names of the class, and load it strictly",
             tensors=found.random,
         )

@@ -10,6 +10,7 @@ from ckptfix.errors import DamagedError
 from ckptfix.findings import Finding
 from ckptfix.forensics.duplicates import Duplicates, DuplicateSearch, duplicate_findings
 from ckptfix.forensics.forecast import Forecast, Forecasting, forecast_findings
+from ckptfix.forensics.histograms import Histogram, HistogramSearch
 from ckptfix.forensics.soundness import soundness_findings
 from ckptfix.forensics.untrained import Untrained, UntrainedSearch, untrained_findings
 from ckptfix.manifest import FLOATING, TensorInfo
@@ -55,6 +56,7 @@ class Values:
     duplicates: tuple[Duplicates, ...]
     forecast: tuple[Forecast, ...]
     untrained: Untrained
+    histograms: tuple[Histogram, ...]
     findings: tuple[Finding, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def examine_values(
     findings: list[Finding] = []
     found: dict[str, TensorValues] = {}
     duplicates, forecasting, untrained = DuplicateSearch(), Forecasting(), UntrainedSearch()
+    histograms = HistogramSearch(plan, tensors)
     for tensor in tensors:
         try:
             measures = measure(view_chunks(checkpoint, View.of(tensor)), tensor)
@@ -86,6 +89,7 @@ def examine_values(
             duplicates.take(tensor, measures)
             forecasting.take(tensor, measures)
             untrained.take(tensor, measures)
+            histograms.take(tensor, measures)
         done += tensor.nbytes
         if progress:
             progress("values", done, total)
@@ -93,4 +97,4 @@ def examine_values(
     findings.extend(duplicate_findings(plan, groups, duplicates.equal_halves(plan)))
     findings.extend(forecast_findings(forecast))
     findings.extend(untrained_findings(untrained.result()))
-    return Values(found, groups, forecast, untrained.result(), tuple(findings))
+    return Values(found, groups, forecast, untrained.result(), histograms.result(), tuple(findings))

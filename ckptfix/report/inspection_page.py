@@ -155,7 +155,7 @@ def _add_names(page: Page, result: Inspection, verbose: bool) -> None:
 def _add_autopsy(page: Page, autopsy: Autopsy, most: int) -> None:
     page.heading(f"Loaded with strict=False into {autopsy.known.name}")
     page.text(autopsy.known.title, "dim", indent=2, hang=2)
-    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.1%})"
+    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.2%})"
     page.labelled("random", share)
     for label, names in (("", autopsy.random), ("dropped", autopsy.dropped), ("raises", autopsy.raises)):
         for number, line in enumerate(fold_names(names)[:most]):

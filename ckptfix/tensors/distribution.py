@@ -115,19 +115,18 @@ class Counter:
         if self._held + len(block) < _PATTERNS:  # a table would be larger than what it counts
             self._few.append(found)
         else:
-            self._add(np.bincount(found, minlength=_PATTERNS))
+            table = self._table()
+            table += np.bincount(found, minlength=_PATTERNS)
         self._held += len(block)
 
     def add(self, other: Distribution) -> None:
         """Everything that another tensor of the same grid holds."""
-        table = np.zeros(_PATTERNS, np.int64)
-        table[other.patterns] = other.counts
-        self._add(table)
+        self._table()[other.patterns] += other.counts
 
-    def _add(self, table: NDArray[np.int64]) -> None:
+    def _table(self) -> NDArray[np.int64]:
         if self._counts is None:
             self._counts = np.zeros(_PATTERNS, np.int64)
-        self._counts += table
+        return self._counts
 
     def result(self) -> Distribution:
         patterns, counts = np.unique(np.concatenate(self._few or [np.zeros(0, np.uint16)]), return_counts=True)

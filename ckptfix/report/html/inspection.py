@@ -11,6 +11,7 @@ from ckptfix.forensics.autopsy import Autopsy
 from ckptfix.inspection import Inspection
 from ckptfix.manifest import Manifest
 from ckptfix.report.html.document import Document, add_findings, code, facts, folded_part, name_list, paragraph, table
+from ckptfix.report.html.histograms import add_histograms
 from ckptfix.report.html.tensor_map import add_map
 from ckptfix.report.inspection_page import CONTAINERS, inspection_verdict
 from ckptfix.report.numbers import size
@@ -34,6 +35,8 @@ def inspection_report(result: Inspection) -> Document:
         section = document.section("Evidence in the weights", "Statistical evidence, never a proof.")
         for answer in result.evidence:
             paragraph(section, answer.sentence)
+    if result.values:
+        add_histograms(document, result.values.histograms)
     if result.autopsy:
         _add_autopsy(document, result.autopsy)
     if result.plan.known:
@@ -88,7 +91,7 @@ def _add_repair(document: Document, result: Inspection) -> None:
 
 def _add_autopsy(document: Document, autopsy: Autopsy) -> None:
     section = document.section(f"Loaded with strict=False into {autopsy.known.name}", autopsy.known.title)
-    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.1%}) stay random"
+    share = f"{autopsy.random_parameters:,} of {autopsy.parameters:,} parameters ({autopsy.share:.2%}) stay random"
     paragraph(section, share)
     for title, names in (("random", autopsy.random), ("dropped", autopsy.dropped), ("raised", autopsy.raises)):
         if names:
