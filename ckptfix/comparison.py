@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from ckptfix.copying import planned_tensors
@@ -153,7 +152,7 @@ def diff(
     Raises what `open_checkpoint` does, UnsafeError, RefusedError, UsageError (an unknown layout), DamagedError (a file
     that ends early); a checksum that fails is a difference.
     """
-    with open_whole([Path(a)], limits=limits) as first, open_whole([Path(b)], limits=limits) as second:
+    with open_whole([a], limits=limits) as first, open_whole([b], limits=limits) as second:
         for checkpoint in (first, second):
             refuse_unsafe(checkpoint.manifest)
         plans = [

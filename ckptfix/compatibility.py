@@ -24,6 +24,7 @@ from ckptfix.errors import ExitCode
 from ckptfix.families.known import HeadedConfig
 from ckptfix.folding import folded
 from ckptfix.formats import Checkpoint, open_checkpoint
+from ckptfix.formats.address import is_remote
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
@@ -200,7 +201,8 @@ Change = tuple[str, Arrival, Declared]
 
 def _renamings(reader: Reader, arrival: Arrival, declared: Declared, plan: Plan) -> Iterator[Change]:
     """The file under another name: a true suffix, a name that says what it is where the reader looks for that."""
-    path = PurePath(plan.manifest.source)
+    remote = is_remote(plan.manifest.source)
+    path = PurePath(arrival.name if remote else plan.manifest.source)
     suffix = ".safetensors" if arrival.is_safetensors else ".bin"
     kept = path.suffix if path.suffix.lower() == suffix or suffix == ".bin" != path.suffix.lower() else suffix
     if arrival.name.lower().endswith(".safetensors") and not arrival.is_safetensors:
@@ -210,7 +212,8 @@ def _renamings(reader: Reader, arrival: Arrival, declared: Declared, plan: Plan)
         name = pattern.format(stem=path.stem, suffix=kept)
         if name != path.name:
             new = path.with_name(name)
-            yield f"mv {shlex.quote(str(path))} {shlex.quote(str(new))}", arrival.renamed(name), declared
+            move = f"mv {shlex.quote(str(path))} {shlex.quote(str(new))}"
+            yield f"download it as {name}" if remote else move, arrival.renamed(name), declared
 
 
 def _conversions(arrival: Arrival, declared: Declared, plan: Plan) -> Iterator[Change]:

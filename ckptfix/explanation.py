@@ -18,6 +18,8 @@ from ckptfix.explaining.pasted_text import MOST_BYTES, MOST_CHARACTERS, decoded,
 from ckptfix.explaining.statements import read_statements
 from ckptfix.explaining.troubles import CERTAINTIES, Certainty, Trouble, known_troubles
 from ckptfix.explaining.widths import filled, holes
+from ckptfix.formats.address import is_address, location
+from ckptfix.formats.address import shown as shown_name
 from ckptfix.formats.bytesource import SUFFIXES, open_local, read_some
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.requirements import requirement
@@ -97,10 +99,12 @@ def explain(
 ) -> Explanation:
     """Explain a text, or a file that holds one, or a checkpoint; `file` is the checkpoint that the text is about.
 
-    A path, or a text of one line that names a file, is read: a checkpoint (by its suffix, or because it is no text) is
-    inspected, anything else is taken as text. `source` is what to call the text.
+    A path or an address, or a text of one line that names a file, is read: a checkpoint (by its suffix, or because it
+    is no text) is inspected, anything else is taken as text. `source` is what to call the text.
     UsageError: a path that cannot be opened. Nothing in the text or the file is ever run.
     """
+    if isinstance(what, str) and is_address(what):
+        return _explain_checkpoint(what, limits, progress, by_name=True)
     path = _path(what)
     if path is not None:
         source = source or os.fspath(path)
@@ -150,7 +154,7 @@ def _explain_text(
 ) -> Explanation:
     found = [] if not text else list(_found(text, named_file=file is not None))
     note = _note(text)
-    command_file = os.fspath(file) if file is not None else named_file(text or "") or DEFAULT_FILE
+    command_file = shown_name(location(file)) if file is not None else named_file(text or "") or DEFAULT_FILE
     checked: LookedAt | None = None
     if file is not None:
         values = any(trouble.check.kind == "values" for trouble, _ in found)
@@ -226,7 +230,7 @@ def _command(template: str, file: str) -> str:
 
 
 def _explain_checkpoint(
-    path: os.PathLike[str],
+    path: str | os.PathLike[str],
     limits: Limits,
     progress: Callable[[str, int, int], None] | None,
     *,

@@ -105,7 +105,7 @@ class Inspection:
         for answer in self.evidence or ():
             if answer.verdict == "contradicts":
                 return remedy(self.plan, answer)
-        if self.plan.needs_conversion or is_remote(self.manifest.source):  # which verify does not read
+        if self.plan.needs_conversion or is_remote(self.manifest.source):  # which verify would get and not keep
             return convert_command(self.plan)
         return f"ckptfix verify {shlex.quote(self.manifest.source)}"
 

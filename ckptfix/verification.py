@@ -17,6 +17,7 @@ from ckptfix.errors import UsageError
 from ckptfix.evidence.attention_layers import file_evidence
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.families.known import HeadedConfig
+from ckptfix.formats.address import file_name, location
 from ckptfix.formats.atomic import check_target
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.formats.output import OutputTensor
@@ -99,7 +100,7 @@ def verify(
     checks += [check for check in (compared, proof_check) if check is not None]
     result = conclude(plan, trial, device, examination, checks, evidence)
     if record is not None and examination.recording is not None:
-        source = f"ckptfix {ckptfix.__version__}, {Path(path).name}, seed {seed}"
+        source = f"ckptfix {ckptfix.__version__}, {file_name(location(path))}, seed {seed}"
         write_record(Path(record), replace(examination.recording, source=source), force=force)
         result = replace(result, record=str(record))
     return result

@@ -146,17 +146,6 @@ def test_wrong_usage_is_exit_2(command: Run, arguments: list[str], message: str,
     assert second.startswith(f"hint: {hint}")
 
 
-@pytest.mark.parametrize("file", ["hf://owner/repo/x.bin", "https://example.org/x.bin"])
-@pytest.mark.parametrize("name", ["verify", "diff", "compat"])
-def test_remote_files_are_read_by_inspect_and_convert_alone(command: Run, name: str, file: str) -> None:
-    assert command(name, *([file, file] if name == "diff" else [file])) == (
-        2,
-        "",
-        f"error: {file}: this command reads no remote files: inspect and convert do\n"
-        "hint: download the file first, then give its path\n",
-    )
-
-
 def test_a_file_that_is_not_there(command: Run) -> None:
     code, out, err = command("inspect", "missing.bin")
     assert (code, out) == (2, "")

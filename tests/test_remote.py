@@ -19,7 +19,11 @@ import torch
 
 from ckptfix import copying
 from ckptfix.cli import run
+from ckptfix.comparison import diff
+from ckptfix.compatibility import judge
+from ckptfix.consumers.outcome import Declared
 from ckptfix.conversion import convert
+from ckptfix.detection import plan_for
 from ckptfix.errors import (
     CkptfixError,
     DamagedError,
@@ -36,6 +40,8 @@ from ckptfix.formats.checkpoint import open_source
 from ckptfix.formats.remote import open_remote
 from ckptfix.formats.safetensors_writer import write_safetensors
 from ckptfix.inspection import inspect
+from tests.adapters import adapter as golden_adapter
+from tests.adapters import write
 from tests.fixtures import broken_files as files
 from tests.fixtures.adapters import TINY, adapter, manifest_file, save, tiny
 
@@ -339,8 +345,9 @@ def test_offline_makes_no_request(
     monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("HF_ENDPOINT", site.url)
     for name in (f"{site.url}/a.safetensors", "hf://a/b/c.bin"):
-        for command in (["inspect", name], ["convert", name, "--out", str(tmp_path / "out.safetensors")]):
-            assert run([*command, "--json"]) == 5
+        reading = [["inspect"], ["convert", "--out", str(tmp_path / "out.safetensors")], ["diff", name], ["compat"]]
+        for command in (*reading, ["verify"]):
+            assert run([*command, name, "--json"]) == 5
             assert json.loads(capsys.readouterr().out)["error"]["code"] == "offline"
     assert site.asked == []
 
@@ -402,10 +409,38 @@ def test_every_container_reads_alike(site: Site, tmp_path: Path, make: Callable[
                 assert remote.read(name, 0, record.size) == local.read(name, 0, record.size)
 
 
-def test_other_commands_say_which_read_remote_files(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", f"https://example.org/a.bin?{SECRET}"]) == 2
-    shown_text = "".join(capsys.readouterr())
-    assert "inspect and convert do" in shown_text and SECRET not in shown_text
+def test_diff_finds_a_remote_file_and_its_copy_alike(site: Site, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bin", tiny().layout())
+    site.serve(path.read_bytes())
+    convert(path, tmp_path / "fixed.safetensors")
+    url = f"{site.url}/a.bin?{SECRET}"
+    same = diff(url, tmp_path / "fixed.safetensors")
+    assert same.exit_code == 0 and same.to_dict()["a"]["path"] == f"{site.url}/a.bin"
+    other = save(tmp_path / "b.bin", tiny(seed=1).layout())
+    assert diff(other, url).exit_code == 1
+
+
+def test_compat_names_no_command_that_renames_an_address() -> None:
+    cures: list[list[str]] = []
+    for source in ("dir/ip-adapter.safetensors", "https://example.org/ip-adapter.safetensors"):
+        manifest = replace(manifest_file("nested-bin+resampler+odd"), source=source)
+        found = judge(manifest, plan_for(manifest), Declared())
+        cures.append([one.cure for one in found.consumers])
+    renamed = [cure.startswith("mv dir/") for cure in cures[0]]
+    assert any(renamed)
+    assert [cure.startswith("download it as ") for cure in cures[1]] == renamed
+
+
+def test_verify_and_explain_read_what_is_not_here(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.serve(write(tmp_path / "a.safetensors", golden_adapter()).read_bytes())
+    url = f"{site.url}/a.safetensors?{SECRET}"
+    for command in (["verify", url], ["explain", url], ["explain", "KeyError: 'latents'", "--file", url]):
+        assert run([*command, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert f"{site.url}/a.safetensors" in out or command[0] == "verify"
+        assert SECRET not in out + err
 
 
 def test_several_files_go_on_past_one_that_fails(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,7 @@ import click
 
 from ckptfix.commands.failures import show_failure
 from ckptfix.commands.settings import settings
-from ckptfix.errors import CkptfixError, ExitCode, UsageError
-from ckptfix.formats.address import is_remote, shown
+from ckptfix.errors import CkptfixError, ExitCode
 from ckptfix.formats.limits import DEFAULT_LIMITS, OPTIONS
 from ckptfix.report.terminal import write_json
 from ckptfix.termination import Terminated, terminating_as_exception
@@ -80,18 +79,6 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
     for option in OPTIONS.values():
         changed = click.option(option, type=click.IntRange(min=1), metavar="N", hidden=True)(changed)
     return changed
-
-
-def check_files(files: Iterable[str]) -> None:
-    """UsageError for a FILE that is no local path, in a command that reads no others."""
-    for file in files:
-        if is_remote(file):
-            raise UsageError(
-                "this command reads no remote files: inspect and convert do",
-                hint="download the file first, then give its path",
-                code="remote",
-                source=shown(file),
-            )
 
 
 def show_each(

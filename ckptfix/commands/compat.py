@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptfix.commands.common import Command, check_files, json_option, limit_options
+from ckptfix.commands.common import Command, json_option, limit_options
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.compatibility import compat
 from ckptfix.formats.limits import Limits
@@ -46,7 +46,6 @@ def command(
         ckptfix compat --dim-head 32 trained.safetensors
     """
     options = settings()
-    check_files([file])
     with progress_bar(quiet=options.quiet) as progress:
         result = compat(
             file, heads=heads, dim_head=dim_head, layout=layout, values=values, limits=limits, progress=progress

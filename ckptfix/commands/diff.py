@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptfix.commands.common import Command, check_files, json_option, limit_options
+from ckptfix.commands.common import Command, json_option, limit_options
 from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.comparison import Comparison, diff
@@ -57,7 +57,6 @@ def command(
         ckptfix diff a.safetensors b.safetensors --layout-b resampler-v-first
     """
     options = settings()
-    check_files([a, b])
     check_report(report, force=force, inputs=[a, b])
     with progress_bar(quiet=options.quiet) as progress:
         result = diff(

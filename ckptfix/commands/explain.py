@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from ckptfix.commands.common import Command, check_files, json_option, limit_options
+from ckptfix.commands.common import Command, json_option, limit_options
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.errors import UsageError
 from ckptfix.explaining.pasted_text import read_end
 from ckptfix.explanation import Explanation, explain
+from ckptfix.formats.address import is_address
 from ckptfix.formats.limits import Limits
 from ckptfix.report.explanation_page import explanation_page
 from ckptfix.report.progress import progress_bar
@@ -44,7 +45,6 @@ def command(text: str | None, checkpoint: str | None, as_json: bool, limits: Lim
         ckptfix explain ip-adapter.bin
     """
     options = settings()
-    check_files(name for name in (text, checkpoint) if name is not None)
     with progress_bar(quiet=options.quiet) as progress:
         source, what = _input(text, quiet=options.quiet)
         result: Explanation = explain(what, file=checkpoint, source=source, limits=limits, progress=progress)
@@ -67,6 +67,8 @@ def _input(text: str | None, *, quiet: bool) -> tuple[str | None, str | bytes | 
         if is_terminal(sys.stdin) and not quiet:
             narrate("paste the error, then end with Ctrl-D (Windows: Ctrl-Z, Enter)")
         return "standard input", read_end(sys.stdin.buffer)
+    if is_address(text):
+        return None, text
     is_text = any(sign in text for sign in ("\n", ": ")) or (" " in text and not Path(text).suffix[1:].isalnum())
     if is_text and not Path(text[:255]).exists():
         return "the text", text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptfix.commands.common import Command, adapter_options, check_files, json_option, limit_options
+from ckptfix.commands.common import Command, adapter_options, json_option, limit_options
 from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.errors import UsageError
@@ -80,7 +80,6 @@ def command(
     """
     options = settings()
     chosen = file or _default_file(quiet=options.quiet)
-    check_files([chosen])
     check_report(report, force=force, inputs=[chosen])
     from ckptfix.report.html.verification import verification_report
     from ckptfix.report.verification_page import verification_page

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import TypeAlias
 
+from ckptfix.formats.address import file_name, location
 from ckptfix.manifest import Manifest
 from ckptfix.tensors.views import Shape
 
@@ -43,7 +43,7 @@ class Arrival:
         """`deflated_end`: where the last deflated record would end if its bytes lay there as tensors see them."""
         ends = [record.position + record.size for record in manifest.records.values() if record.deflated]
         return cls(
-            name=PurePath(manifest.source).name,
+            name=file_name(location(manifest.source)),
             is_safetensors=manifest.container == "safetensors",
             tree=_tree(manifest),
             dtypes=frozenset(tensor.dtype.name for tensor in manifest.tensors.values()),

@@ -40,7 +40,7 @@ def remedy(plan: Plan, answer: Evidence) -> str:
         options += ["--layout", answer.layout]
     if answer.dim_head is not None:
         options += ["--heads", str(plan.dimensions.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
-    remote = is_remote(plan.manifest.source)  # which verify does not read
+    remote = is_remote(plan.manifest.source)  # which verify would get and not keep
     if answer.layout is not None or (options and remote):
         return convert_command(plan, *options)
     return " ".join(["ckptfix verify", shlex.quote(plan.manifest.source), *options]) if options else ""

@@ -12,6 +12,7 @@ from ckptfix.explaining.matching import Match
 from ckptfix.explaining.statements import bare_name
 from ckptfix.explaining.troubles import Check
 from ckptfix.folding import folded
+from ckptfix.formats.address import location, shown
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.inspection import Inspection, inspect
 from ckptfix.tensors.views import show
@@ -70,13 +71,13 @@ def look_at(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LookedAt:
     """What inspect says of the file, its errors included. UsageError for a path that cannot be opened."""
-    shown = os.fspath(path)
+    called = shown(location(path))
     try:
-        return LookedAt(shown, inspect(path, values=values, limits=limits, progress=progress), None, values)
+        return LookedAt(called, inspect(path, values=values, limits=limits, progress=progress), None, values)
     except UsageError:
         raise
     except CkptfixError as error:
-        return LookedAt(shown, None, error, values)
+        return LookedAt(called, None, error, values)
 
 
 def check_against(looked: LookedAt, check: Check, match: Match) -> FileCheck:

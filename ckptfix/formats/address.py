@@ -46,6 +46,11 @@ def is_remote(name: str | os.PathLike[str]) -> bool:
     return isinstance(name, str) and name.lower().startswith(_SCHEMES)
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is one address and nothing else."""
+    return is_remote(text) and not any(map(str.isspace, text))
+
+
 def location(name: str | os.PathLike[str]) -> Location:
     """A FILE as a path, or as the address that it is: a `Path` would spoil its slashes."""
     return name if isinstance(name, str) and is_remote(name) else Path(name)
