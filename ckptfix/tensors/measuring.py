@@ -103,7 +103,7 @@ class _Sums:
         self._count += len(double)
         with np.errstate(over="ignore"):  # numbers that no weight has
             self._sum += float(double.sum())
-            self._squares += float(double @ double)
+            self._squares += float(np.square(double, out=double).sum())  # not @: its threads only wait here
 
     def moments(self) -> Moments | None:
         if not self._count:
