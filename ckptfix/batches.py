@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from ckptfix.errors import CkptfixError, UnreadableError, UsageError
 from ckptfix.file_search import Found, find_files
@@ -15,6 +15,7 @@ from ckptfix.formats.address import is_remote, location, shown
 from ckptfix.formats.limits import Limits
 from ckptfix.inspection import Inspection, inspect
 
+R = TypeVar("R")
 Progress = Callable[[str, int, int], None]
 Outcome = Inspection | CkptfixError
 
@@ -73,7 +74,7 @@ def inspect_found(
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs can do nothing", hint="give 1 or more", code="jobs")
     files = [entry for entry in found if isinstance(entry, str)]
-    return _merged(found, _inspected(files, executor, jobs, options), progress)
+    return merged(found, _inspected(files, executor, jobs, options), progress)
 
 
 def jobs_worth_starting(found: Sequence[Found], *, reads_data: bool) -> int:
@@ -116,10 +117,10 @@ def _died(file: str) -> UnreadableError:
     )
 
 
-def _merged(
-    found: Sequence[Found], results: Iterator[Outcome], progress: Progress | None
-) -> Generator[Outcome, None, None]:
-    """The results, and what was not found, each in its place."""
+def merged(
+    found: Sequence[Found], results: Iterator[R | CkptfixError], progress: Progress | None
+) -> Generator[R | CkptfixError, None, None]:
+    """The results of the files, and the errors of what was not found, each in its place."""
     try:
         for number, entry in enumerate(found):
             if progress:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import ckptfix
 from ckptfix import batches
 from ckptfix.errors import CkptfixError, ExitCode, UnavailableError, UnreadableError
 from ckptfix.inspection import Inspection, inspect
-from ckptfix.report.overview import shortened
+from ckptfix.report.overview import Glance, glance, shortened
 from tests.calling import call
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin, save_safetensors, without
 
@@ -169,9 +170,9 @@ def test_many_files_get_a_line_each(folder: Path) -> None:
     assert called.code == 3
     assert called.out == (
         "m/a.bin          to convert   ckptfix convert FILE\n"
-        "m/b.bin          unreadable   fetch the real file: git lfs pull, or download it…\n"
+        "m/b.bin          unreadable   fetch the real file: git lfs pull, or download...\n"
         "m/c.safetensors  ready        nothing to do\n"
-        "m/d.safetensors  not usable   1 tensor missing: image_proj.layers.1.0.to_q.weig…\n"
+        "m/d.safetensors  not usable   1 tensor missing: image_proj.layers.1.0.to_q.we...\n"
         "4 files: 1 ready, 1 to convert, 1 not usable, 1 unreadable\n"
     )
     assert called.err.startswith("error: m/b.bin: is a Git LFS pointer") and called.err.count("\n") == 2
@@ -260,7 +261,7 @@ def test_lines_fit_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, c
     lines = call("inspect", "m").out.splitlines()
     assert len(lines) == 7
     assert max(map(len, lines[:-1])) <= int(columns)
-    assert any("…" in line and line.split()[0].endswith("safetensors"[-4:]) for line in lines)
+    assert any("..." in line and line.split()[0].endswith("safetensors"[-4:]) for line in lines)
     assert "\x1b" not in "".join(lines)
 
 
@@ -272,8 +273,37 @@ def test_lines_fit_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, c
         ("模型/适配器/面部一.bin", 12, "模…部一.bin"),
     ],
 )
-def test_names_are_shortened_in_the_middle(name: str, columns: int, short: str) -> None:
+def test_names_are_shortened_in_the_middle(
+    name: str, columns: int, short: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptfix.report.overview.can_show", lambda symbols: True)
     assert shortened(name, columns) == short
+
+
+def test_compat_takes_many_files_too(folder: Path) -> None:
+    called = call("compat", "m")
+    assert called.code == 3
+    *lines, totals = called.out.splitlines()
+    assert [line.split()[1] for line in lines] == ["nowhere", "unreadable", "nowhere", "nowhere"]
+    assert lines[2].endswith("  0 of 7: ckptfix compat FILE")
+    assert totals == "4 files: 3 nowhere, 1 unreadable"
+    document = call("compat", "m", "none.bin", "--json").document
+    assert document["schema"] == "ckptfix.compat-list/1"
+    assert document["results"][2] == call("compat", NAMES[2], "--json").document
+    assert [result["error"]["code"] for result in document["results"] if "error" in result] == [
+        "lfs-pointer",
+        "no-such-file",
+    ]
+    assert call("compat").code == 2
+    assert "verdict" in call("compat", NAMES[0], NAMES[2]).out
+
+
+def test_what_programs_do_in_a_word(folder: Path) -> None:
+    none = ckptfix.compat(NAMES[2])
+    right = tuple(replace(consumer, verdict="loads") for consumer in none.consumers)
+    some = replace(none, consumers=(*right[:5], *none.consumers[5:]))
+    assert glance(replace(none, consumers=right)) == Glance("loads", "7 of 7: nothing to do")
+    assert glance(some) == Glance("partly", "5 of 7: ckptfix compat FILE")
 
 
 def fatal(file: str, *, options: batches.Options) -> batches.Outcome:

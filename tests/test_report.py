@@ -19,7 +19,7 @@ from ckptfix.report.findings import add_findings, add_hint
 from ckptfix.report.inspection_page import inspection_page
 from ckptfix.report.numbers import seconds, size
 from ckptfix.report.page import Page
-from ckptfix.report.progress import ProgressBar, wants_bars
+from ckptfix.report.progress import FilesBar, ProgressBar, wants_bars
 from ckptfix.report.terminal import json_text, narrate, wants_colour, width, write_text
 from tests.fixtures.make_checkpoints import canonical, renamed, save_nested_bin, save_safetensors, without
 
@@ -220,6 +220,27 @@ def test_a_bar_shows_the_stage_and_leaves_nothing(monkeypatch: pytest.MonkeyPatc
     written = sys.stderr.getvalue()
     assert "write" in written and "[bold]compare" in written and "100%" in written
     assert written.endswith("\x1b[1A\x1b[2K")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_of_files_leaves_for_what_is_written(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out, err = Terminal() if terminal else io.StringIO(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    bar = FilesBar(at_once=True)
+    bar("files", 0, 2)
+    assert bar.out_of_the_way("a line") == "a line"
+    assert err.getvalue().endswith("\x1b[1A\x1b[2K") is terminal
+    print("a line")
+    bar("files", 1, 2)
+    bar.out_of_the_way(UsageError("x", hint="y"))
+    assert "1 of 2" in err.getvalue()
+    assert err.getvalue().endswith("\x1b[1A\x1b[2K")
+    bar.clear()
+    assert out.getvalue() == "a line\n"
+    assert "a line" not in err.getvalue()
 
 
 @pytest.mark.parametrize(("columns", "expected"), [("120", 100), ("72", 72), ("10", 40)])

@@ -82,6 +82,7 @@ def test_inspect(tmp_path: Path) -> None:
     assert check(call("inspect", "--json", "--values", "--checksums", other).document) == "inspect"
     assert check(call("inspect", "--json", no_checkpoint).document) == "error"
     assert check(call("inspect", "--json", sound, other, no_checkpoint).document) == "inspect-list"
+    assert check(call("compat", "--json", sound, no_checkpoint).document) == "compat-list"
     for line in call("inspect", "--ndjson", sound, other, no_checkpoint).out.splitlines():
         assert check(json.loads(line)) in {"inspect", "error"}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
-from ckptfix.batches import Options, Outcome, inspect_found, jobs_worth_starting
-from ckptfix.commands.common import Command, adapter_options, json_option, limit_options, show_each
-from ckptfix.commands.many_files import Files, files_argument, gather, many_files_options
+from ckptfix.batches import Options, inspect_found, jobs_worth_starting
+from ckptfix.commands.common import Command, adapter_options, json_option, limit_options
+from ckptfix.commands.failures import show_failure
+from ckptfix.commands.many_files import Files, files_argument, files_from_option, gather, jobs_option, show_many
 from ckptfix.commands.reports import check_report, report_option, write_report
 from ckptfix.commands.settings import settings, settings_options
 from ckptfix.errors import CkptfixError, UsageError
@@ -21,7 +21,6 @@ from ckptfix.report.terminal import width, write_json, write_lines
 
 if TYPE_CHECKING:
     from ckptfix.report.html.document import Document
-    from ckptfix.report.overview import Overview
 
 
 _LIST = "ckptfix.inspect-list/1"
@@ -64,7 +63,8 @@ _LIST = "ckptfix.inspect-list/1"
     is_flag=True,
     help="Check the checksums of the stored data too, and the file's own if it may be a published one.",
 )
-@many_files_options
+@files_from_option
+@jobs_option
 @report_option
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
 @settings_options
@@ -123,55 +123,34 @@ def command(
     )
     if given.one is None:
         return _inspect_many(given, jobs, options, ndjson=ndjson)
-    result: Outcome
     try:
         with progress_bar(quiet=settings().quiet) as progress:
-            result = found = inspect(given.one, progress=progress, **options)
-        write_report(report, lambda: _document(found), force=force)
+            result = inspect(given.one, progress=progress, **options)
+        write_report(report, lambda: _document(result), force=force)
     except CkptfixError as error:
         if not ndjson:
             raise
         error.source = error.source or given.names()[0]
-        result = error
-    if as_json and not ndjson:
-        write_json(result.to_dict())
-        return int(result.exit_code)
-    return show_each([result], _show_page, schema=_LIST, ndjson=ndjson)
+        show_failure(error, settings(), document=False)
+        write_json(error.to_dict(), one_line=True)
+        return int(error.exit_code)
+    if as_json or ndjson:
+        write_json(result.to_dict(), one_line=ndjson)
+    else:
+        _show_page(result)
+    return int(result.exit_code)
 
 
 def _inspect_many(given: Files, jobs: int | None, options: Options, *, ndjson: bool) -> int:
-    settled = settings()
     reads_data = options["values"] or options["checksums"]
     jobs = jobs or jobs_worth_starting(given.found, reads_data=reads_data)
-    pages = settled.verbose or not given.listed
-    overview = None if pages or settled.json else _overview(given.names())
-
-    def show(outcome: Outcome) -> None:
-        if overview is None:
-            _show_page(outcome)
-        else:
-            write_lines([overview.line(outcome)])
-
-    with files_bar(quiet=settled.quiet, at_once=jobs > 1 or reads_data) as bar:
+    with files_bar(quiet=settings().quiet, at_once=jobs > 1 or reads_data) as bar:
         outcomes = inspect_found(given.found, jobs=jobs, progress=bar, **options)
-        with closing(outcomes):
-            shown = outcomes if bar is None else map(bar.out_of_the_way, outcomes)
-            code = show_each(shown, show, schema=_LIST, ndjson=ndjson)
-    if overview is not None:
-        write_lines([overview.totals()])
-    return code
+        return show_many(given, outcomes, _show_page, bar=bar, schema=_LIST, ndjson=ndjson)
 
 
-def _overview(names: list[str]) -> Overview:
-    from ckptfix.report.overview import Overview  # only here: start-up time
-
-    return Overview(names, width())
-
-
-def _show_page(outcome: Outcome) -> None:
-    """An error has been said already, on stderr."""
-    if not isinstance(outcome, CkptfixError):
-        write_lines(inspection_page(outcome, width(), verbose=settings().verbose).lines)
+def _show_page(result: Inspection) -> None:
+    write_lines(inspection_page(result, width(), verbose=settings().verbose).lines)
 
 
 def _document(result: Inspection) -> Document:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptfix.errors import UsageError
+from ckptfix.commands.common import show_each
+from ckptfix.commands.settings import settings
+from ckptfix.errors import CkptfixError, UsageError
 from ckptfix.file_search import Found, find_files, read_list
 from ckptfix.formats.address import location, shown
+from ckptfix.report.progress import FilesBar
+from ckptfix.report.terminal import width, write_lines
 from ckptfix.text import printable
+
+if TYPE_CHECKING:
+    from ckptfix.report.overview import Overview, Seen
+
+    R = TypeVar("R", bound=Seen)
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -41,16 +51,19 @@ def files_argument(command: Decorated) -> Decorated:
     return click.argument("files", metavar="FILE...", nargs=-1)(command)
 
 
-def many_files_options(command: Decorated) -> Decorated:
-    command = click.option(
+def files_from_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--files-from", metavar="LIST|-", help="Read more FILEs from a list, one per line or NUL separated; - is stdin."
+    )(command)
+
+
+def jobs_option(command: Decorated) -> Decorated:
+    return click.option(
         "--jobs",
         "-j",
         type=click.IntRange(min=1),
         metavar="N",
         help="Worker processes. Default: one per processor, 8 at most, where there is work for them.",
-    )(command)
-    return click.option(
-        "--files-from", metavar="LIST|-", help="Read more FILEs from a list, one per line or NUL separated; - is stdin."
     )(command)
 
 
@@ -94,3 +107,37 @@ def _from_list(files_from: str) -> list[Found]:
 
 def _standard_input() -> bytes:
     return b"" if sys.stdin is None else sys.stdin.buffer.read()
+
+
+def show_many(
+    given: Files,
+    outcomes: Generator[R | CkptfixError, None, None],
+    show_page: Callable[[R], None],
+    *,
+    bar: FilesBar | None,
+    schema: str,
+    ndjson: bool = False,
+) -> int:
+    """Every outcome in its turn: as JSON, as a page, or as a line of an overview. Returns the highest exit code."""
+    settled = settings()
+    as_pages = settled.verbose or not given.listed
+    overview = None if as_pages or settled.json else _overview(given)
+
+    def show(outcome: R | CkptfixError) -> None:
+        if overview is not None:
+            write_lines([overview.line(outcome)])
+        elif not isinstance(outcome, CkptfixError):  # which has been said on stderr
+            show_page(outcome)
+
+    with closing(outcomes):
+        seen = outcomes if bar is None else map(bar.out_of_the_way, outcomes)
+        code = show_each(seen, show, schema=schema, ndjson=ndjson)
+    if overview is not None:
+        write_lines([overview.totals()])
+    return code
+
+
+def _overview(given: Files) -> Overview:
+    from ckptfix.report.overview import Overview  # only here: start-up time
+
+    return Overview(given.names(), width())

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from ckptfix.compatibility import Compatibility
 from ckptfix.errors import CkptfixError, ExitCode
 from ckptfix.inspection import Inspection
 from ckptfix.report.page import Line
+from ckptfix.report.terminal import can_show
 from ckptfix.text import plural, printable
+
+Seen = Inspection | Compatibility
 
 _GAP = 2
 _VERDICT = 11  # columns, as wide as the longest verdict
-_ACTION = 24  # columns that long names leave for it
+_ACTION = 27  # columns that long names leave for it
 
 # Verdict -> colour, in the order in which they are counted.
 _STYLES = {
     "ready": "green",
+    "loads": "green",
+    "partly": "yellow",
+    "nowhere": "red",
     "warning": "yellow",
     "to convert": "yellow",
     "not usable": "red",
@@ -47,7 +54,9 @@ class Glance:
     action: str
 
 
-def glance(result: Inspection | CkptfixError) -> Glance:
+def glance(result: Seen | CkptfixError) -> Glance:
+    if isinstance(result, Compatibility):
+        return _of_programs(result)
     if isinstance(result, CkptfixError):
         verdict = "refused" if result.code == "usage" else _OF_ERRORS[ExitCode(result.exit_code)]
         return Glance(verdict, result.hint or result.message)
@@ -62,6 +71,14 @@ def glance(result: Inspection | CkptfixError) -> Glance:
     if result.exit_code == ExitCode.PROBLEM:
         return Glance("warning", _trouble(result))
     return Glance("ready", "nothing to do")
+
+
+def _of_programs(result: Compatibility) -> Glance:
+    right = sum(consumer.verdict == "loads" for consumer in result.consumers)
+    total = len(result.consumers)
+    if right == total:
+        return Glance("loads", f"{total} of {total}: nothing to do")
+    return Glance("partly" if right else "nowhere", f"{right} of {total}: ckptfix compat FILE")
 
 
 def _trouble(result: Inspection) -> str:
@@ -82,7 +99,7 @@ class Overview:
         self._column = min(max((cell_len(printable(name, 1000)) for name in names), default=0), most)
         self._counts: Counter[str] = Counter()
 
-    def line(self, result: Inspection | CkptfixError) -> Line:
+    def line(self, result: Seen | CkptfixError) -> Line:
         seen = glance(result)
         name = (result.source or "") if isinstance(result, CkptfixError) else result.manifest.source
         self._counts[seen.verdict] += 1
@@ -106,15 +123,21 @@ def shortened(name: str, columns: int) -> str:
     """A name in so many columns: the middle goes, since the end tells files apart and the beginning folders."""
     if cell_len(name) <= columns:
         return name
+    dots = _dots()
     head, tail = name, name
-    while head and cell_len(head) > (columns - 1) // 3:
+    while head and cell_len(head) > (columns - len(dots)) // 3:
         head = head[:-1]
-    while tail and cell_len(tail) > columns - 1 - cell_len(head):
+    while tail and cell_len(tail) > columns - len(dots) - cell_len(head):
         tail = tail[1:]
-    return f"{head}…{tail}"
+    return f"{head}{dots}{tail}"
 
 
 def _beginning(text: str, columns: int) -> str:
-    while text and cell_len(text) > columns - 1:
+    dots = _dots()
+    while text and cell_len(text) > columns - len(dots):
         text = text[:-1]
-    return text.rstrip() + "…"
+    return text.rstrip() + dots
+
+
+def _dots() -> str:
+    return "…" if can_show("…") else "..."

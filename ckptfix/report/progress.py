@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptfix.errors import CkptfixError
 from ckptfix.report.terminal import is_terminal, wants_colour
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ class FilesBar:
         self._progress.update(self._task, completed=done, total=total)
 
     def out_of_the_way(self, written: T) -> T:
-        """Clears the line for what is about to be written, and hands it on; the next call brings the line back."""
-        self.clear()
+        """Clears the line for what is about to be written on this terminal, an error at least, and hands it on; the
+        next call brings the line back."""
+        if is_terminal(sys.stdout) or isinstance(written, CkptfixError):
+            self.clear()
         return written
 
     def clear(self) -> None:
@@ -119,6 +122,7 @@ def _started(figure: str = "{task.percentage:>3.0f}%") -> Progress:
         TextColumn(figure, markup=False),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, transient=True)
+    # Results on stdout stay there: rich would put them on stderr, where its line is.
+    progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
     progress.start()
     return progress
