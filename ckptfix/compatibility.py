@@ -155,9 +155,9 @@ def _asked(checkpoint: Checkpoint, plan: Plan, declared: Declared, progress: Pro
         if answer.verdict != "contradicts":
             continue
         if answer.question == "kv-order":
-            declared = replace(declared, order=answer.best, seen="as the weights say")
+            declared = replace(declared, order=answer.best, order_seen="as the weights say")
         elif answer.dim_head is not None:
-            declared = replace(declared, dim_head=answer.dim_head)
+            declared = replace(declared, dim_head=answer.dim_head, heads_seen="as the weights say")
     return declared
 
 

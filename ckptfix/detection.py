@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -288,15 +288,24 @@ def _nesting(manifest: Manifest) -> str:
 
 
 def _shells(layouts: Iterable[Layout], names: list[str]) -> tuple[Layout, ...]:
-    """The shells whose components occur, the outermost first."""
-    depths: dict[str, tuple[int, Layout]] = {}
-    for shell in layouts:
+    """The shells whose components occur, the outermost first; one may lie inside another: `state_dict.model.x`."""
+    known = {shell.name: shell for shell in layouts if shell.strip_anywhere | shell.strip_leading}.values()
+    depths = []
+    for shell in known:
         added = shell.strip_anywhere | shell.strip_leading
-        found = [name for name in names if added and strip_shells(name, (shell,)) != name]
-        if found:
-            depth = min(place for place, part in enumerate(found[0].split(".")) if part in added)
-            depths[shell.name] = depth, shell
-    return tuple(shell for _, shell in sorted(depths.values(), key=lambda found: found[0]))
+        found = next(_carrying(shell, names, known), None)
+        if found is not None:
+            depths.append((min(place for place, part in enumerate(found.split(".")) if part in added), shell))
+    return tuple(shell for _, shell in sorted(depths, key=lambda found: found[0]))
+
+
+def _carrying(shell: Layout, names: Iterable[str], shells: Iterable[Layout]) -> Iterator[str]:
+    """The names from which this shell, one of these, takes something off."""
+    others = tuple(other for other in shells if other is not shell)
+    added = shell.strip_anywhere | shell.strip_leading
+    for name in names:
+        if not added.isdisjoint(name.split(".")) and strip_shells(name, (*others, shell)) != strip_shells(name, others):
+            yield name
 
 
 def _breaks(signature: Signature, names: Sequence[str]) -> bool:
@@ -353,9 +362,9 @@ def _evidence(manifest: Manifest, plan: Plan) -> Iterable[str]:
     """Why this choice: what each layout explains, in sentences."""
     names = list(manifest.tensors)
     for shell in plan.choice.shells:
-        stripped = [name for name in names if strip_shells(name, (shell,)) != name]
+        stripped = list(_carrying(shell, names, plan.choice.shells))
         parts = sorted(
-            {part for name in stripped for part in set(name.split(".")) - set(strip_shells(name, (shell,)).split("."))}
+            (shell.strip_anywhere | shell.strip_leading) & {part for name in stripped for part in name.split(".")}
         )
         yield f"{shell.name}: {len(stripped)} of {len(names)} names carry {', '.join(part + '.' for part in parts)}"
     wrapper = plan.choice.wrapper

@@ -110,7 +110,7 @@ def read_dimensions(
     if family.has_heads:
         if status["inner"] == "assumed":  # nothing contradicts what was declared
             sizes["inner"] = _assumed_inner(fallback["inner"], heads, dim_head)
-        sizes["heads"], sizes["dim_head"] = _head_counts(sizes["inner"], heads, dim_head)
+        sizes["heads"], sizes["dim_head"] = head_counts(sizes["inner"], heads, dim_head)
         status["heads"] = status["dim_head"] = "assumed"
     context = _context(kept, sizes["output_dim"])
     unet, unet_status = _unet(kept, context, status["output_dim"], (assumed or family.default).unet)
@@ -226,7 +226,8 @@ def _shown(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
-def _head_counts(inner: int, heads: int | None, dim_head: int | None) -> tuple[int, int]:
+def head_counts(inner: int, heads: int | None = None, dim_head: int | None = None) -> tuple[int, int]:
+    """heads and dim_head, what is not declared assumed; RefusedError if they do not make `inner`."""
     if heads is None and dim_head is None:
         # Below 8 a head could hardly attend to anything: one head is the likelier reading.
         dim_head = next((width for width in (DEFAULT_DIM_HEAD, 32, 16, 8) if inner % width == 0), inner)

@@ -60,13 +60,19 @@ def identify(plan: Plan, published: KnownFile | None = None) -> Identity:
     if published is not None:
         product = PRODUCTS[published.product]
         family, variant, certainty = product.family, f"{product.title}: {published.title}", "confirmed"
-    unet = UNETS.get(plan.shown.config.unet or "")
     return Identity(
         family,
         variant,
-        base=unet.title if unet and plan.known else "unknown",
+        base=_base(plan) if plan.known else "unknown",
         facts=tuple(_facts(plan, family, variant, certainty)),
     )
+
+
+def _base(plan: Plan) -> str:
+    """The model that the adapter is for: the published adapter's, else the one whose UNet the K/V pairs fit."""
+    unet = UNETS.get(plan.shown.config.unet or "")
+    product = product_of(plan.shown.config)
+    return product.base if product and product.base else unet.title if unet else "unknown"
 
 
 def _family(plan: Plan) -> tuple[str, str, Status]:
@@ -118,7 +124,7 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
     if product is not None and product.twins and certainty != "confirmed":
         yield Fact("twins", ", ".join(product.twins), "confirmed")
     if config.unet:
-        yield Fact("base", UNETS[config.unet].title, "inferred" if status["unet"] == "confirmed" else status["unet"])
+        yield Fact("base", _base(plan), "inferred" if status["unet"] == "confirmed" else status["unet"])
     widths = _encoder_widths(plan)
     encoders = [ENCODERS[int(sizes[name])] for name in widths if sizes[name] in ENCODERS]
     if product is not None or encoders:

@@ -128,7 +128,7 @@ class Plan:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        return self.projection_assumptions + self.pair_assumptions
+        return self.projection_assumptions + self.pair_assumptions if self.known else ()
 
     @property
     def projection_assumptions(self) -> tuple[str, ...]:

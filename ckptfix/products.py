@@ -12,6 +12,7 @@ from ckptfix.reference import AdapterConfig
 _FACE = "face embedding (insightface antelopev2)"
 _BUFFALO = "face embedding (insightface buffalo_l)"
 _VIT_H, _VIT_H_TOKENS = "CLIP ViT-H/14", "CLIP ViT-H/14 tokens"
+_KOLORS = "Kolors (the UNet of SDXL)"
 _VIT_G, _VIT_G_TOKENS = "CLIP ViT-bigG/14", "CLIP ViT-bigG/14 tokens"
 _H94 = "h94/IP-Adapter: "
 _FACEID = "h94/IP-Adapter-FaceID: "
@@ -21,7 +22,8 @@ _FACEID = "h94/IP-Adapter-FaceID: "
 class Product:
     """A published adapter; `encoder` is what feeds it, `family` the name that people know it by.
 
-    `lora` says whether LoRA matrices come with the K/V pairs. `twins` are other published adapters of the same names
+    `lora` says whether LoRA matrices come with the K/V pairs. `base` is its model where the UNet does not say it all.
+    `twins` are other published adapters of the same names
     and shapes: nothing in the tensors' names and sizes tells them apart.
     """
 
@@ -32,6 +34,7 @@ class Product:
     config: Config
     seen: str
     lora: bool = False
+    base: str = ""
     twins: tuple[str, ...] = ()
 
     @property
@@ -100,6 +103,7 @@ PRODUCTS: Mapping[str, Product] = {
             "CLIP ViT-L/14-336 tokens",
             AdapterConfig(dim=2048, heads=12, embedding_dim=1024),
             "Kwai-Kolors/Kolors: kolors/pipelines",
+            base=_KOLORS,
         ),
         Product(
             "base-sd15",
@@ -204,6 +208,7 @@ PRODUCTS: Mapping[str, Product] = {
             f"{_FACE} and CLIP ViT-L/14-336 tokens",
             FaceIdPlusConfig(cross_attention_dim=4096, clip_embeddings_dim=1024, num_tokens=6, heads=64),
             "Kwai-Kolors/Kolors: kolors/pipelines/pipeline_stable_diffusion_xl_chatglm_256_ipadapter_FaceID.py",
+            base=_KOLORS,
         ),
     )
 }

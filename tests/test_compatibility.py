@@ -450,6 +450,13 @@ def test_every_program_takes_other_heads_wrong() -> None:
     assert "20 heads of 64; this file's heads are 32 wide, as declared" in found.consumers[0].why
 
 
+def test_a_head_count_that_the_weights_tell_is_not_called_declared() -> None:
+    manifest = published("plus-sdxl", "plus_sdxl_vit-h.safetensors").manifest
+    told = Declared(dim_head=32, heads_seen="as the weights say")
+    why = judge(manifest, plan_for(manifest), told).consumers[0].why
+    assert "this file's heads are 32 wide, as the weights say: same names" in why
+
+
 def test_a_wrong_numbering_is_cut_into_other_tokens_without_an_error() -> None:
     """By reading: ComfyUI and A1111 build a Linear of any shape and cut its output into rows as wide as the layer."""
     config = PRODUCTS["plus-sdxl"].config

@@ -228,6 +228,38 @@ def test_a_tensor_that_is_there_twice_under_noise_is_a_clash() -> None:
     assert plan.clashes == {"image_proj.latents": ("image_proj.latents", "module.image_proj.latents")}
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "copies"), [("flat-st-adapter_modules", "ip_adapter"), ("flat-st", "image_proj_model")]
+)
+def test_a_half_that_is_there_under_two_names_is_a_clash(wrapper: str, copies: str) -> None:
+    """Both spellings are read by one rule: one of them was left out without a word."""
+    tree = ADAPTERS[1].layout(wrapper)
+    half = "adapter_modules" if copies == "ip_adapter" else "image_proj"
+    others = {
+        name.replace(half, copies, 1): np.zeros_like(array)
+        for name, array in tree.items()
+        if name.startswith(f"{half}.")
+    }
+    plan = plan_for(Memory.of(tree | others, "safetensors").manifest)
+    assert plan.refused
+    assert len(plan.clashes) == len(others)
+    assert {name for names in plan.clashes.values() for name in names} == {
+        *others,
+        *(name for name in tree if name.startswith(f"{half}.")),
+    }
+
+
+@pytest.mark.parametrize("inner", ["model", "module", "_orig_mod"])
+def test_prefixes_inside_a_state_dict(inner: str) -> None:
+    """As Lightning saves a module whose network is an attribute, beside what its optimizer kept."""
+    tree = {f"{inner}.{name}": array for name, array in ADAPTERS[4].layout("flat-st").items()}
+    kept = {"0": {"state": {"0": {"exp_avg": np.zeros(3, np.float32)}}}}
+    memory = Memory.of({"state_dict": tree, "optimizer_states": kept, "epoch": 3})
+    expect(memory, "state_dict+resampler+odd", BYTES[4])
+    evidence = plan_for(memory.manifest).evidence
+    assert evidence[1] == f"prefix-noise: {len(tree)} of {len(tree) + 1} names carry {inner}."
+
+
 def test_latents_and_queries_are_a_clash() -> None:
     tree = ADAPTERS[1].layout("nested-bin", "diffusers-plus")
     tree["image_proj"]["queries"] = tree["image_proj"]["latents"]

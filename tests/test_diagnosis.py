@@ -147,6 +147,11 @@ def test_commands_can_be_pasted() -> None:
     )
 
 
+def test_nothing_is_assumed_of_a_file_that_no_layout_explains() -> None:
+    plan = plan_of({"a": np.zeros(3, np.float32)})
+    assert (plan.known, plan.assumptions) == (False, ())
+
+
 def test_findings_of_an_unknown_file_are_one() -> None:
     plan = replace(plan_of(tiny(1).layout()), known=False)
     assert [finding.code for finding in plan_findings(plan)] == ["unknown-layout"]
@@ -276,6 +281,23 @@ def test_pairs_in_no_known_order_are_refused_with_both_sequences(unet: str, atte
         f"the widths of the K/V pairs are in no known order: {found} by number, where {title} has {right}"
     )
     assert (finding.expected, finding.found) == (right, found)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_pairs_of_a_transformer_are_no_unet_s(step: int) -> None:
+    """28 pairs of one width, as ai-toolkit saves those of PixArt: 16 of them do not make Stable Diffusion 1.5."""
+    tree = tiny(1).layout()
+    tree["ip_adapter"] = {
+        f"{step * block + step - 1}.to_{part}_ip.weight": np.zeros((36, TINY.output_dim), np.float32)
+        for block in range(28)
+        for part in "kv"
+    }
+    (finding,) = plan_findings(plan_of(tree))
+    assert finding.code == "other-model"
+    assert finding.message == (
+        "is an IP-Adapter for a model without a UNet, not an adapter that can be converted: its 28 K/V pairs are all "
+        "of one width, and Stable Diffusion 1.5 has 16 of several"
+    )
 
 
 def test_two_exchanged_pairs_are_named_one_by_one() -> None:

@@ -74,7 +74,7 @@ def test_progress_names_the_stage(canonical: Path) -> None:
 def test_a_contradiction_is_a_warning_with_the_layout_to_use(swapped: Path, tmp_path: Path) -> None:
     result = inspect(swapped, values=True, **DECLARED)
     finding = next(finding for finding in result.findings if finding.code == "head-layout")
-    command = f"ckptfix convert {swapped} --layout resampler-v-first --out fixed.safetensors"
+    command = f"ckptfix convert {swapped} --layout resampler-v-first --heads 4 --dim-head 32 --out fixed.safetensors"
     assert finding.to_dict() == {
         "code": "head-layout",
         "severity": "warning",
@@ -103,6 +103,16 @@ def test_the_assumed_head_count_is_contradicted_too(tmp_path: Path) -> None:
         ("k-first", "interleaved-kv-32"),
         ("head-major-64", "head-major-32"),
     ]
+
+
+def test_a_declared_head_count_is_declared_again(tmp_path: Path) -> None:
+    """Heads of 64 would be assumed without it, and the rows put in another order."""
+    path = write(tmp_path / "kv.safetensors", adapter(ONE_TOKEN, partial(interleaved, width=32, first="kv")))
+    finding = next(found for found in inspect(path, values=True, **DECLARED).findings if found.code == "head-layout")
+    command = (
+        f"ckptfix convert {path} --layout resampler-interleaved-kv --heads 4 --dim-head 32 --out fixed.safetensors"
+    )
+    assert finding.hint == command
 
 
 def test_a_wrong_head_count_alone_needs_another_declaration(canonical: Path) -> None:
@@ -202,7 +212,8 @@ def test_verify_says_what_the_weights_are_consistent_with(canonical: Path) -> No
 def test_verify_fails_what_the_weights_contradict(swapped: Path) -> None:
     result = verify(swapped, **DECLARED, tokens=8)
     assert result.verdict == "FAIL: head-layout"
-    assert result.hint == f"ckptfix convert {swapped} --layout resampler-v-first --out fixed.safetensors"
+    command = f"ckptfix convert {swapped} --layout resampler-v-first --heads 4 --dim-head 32 --out fixed.safetensors"
+    assert result.hint == command
 
 
 def test_a_record_needs_no_evidence(canonical: Path, tmp_path: Path) -> None:

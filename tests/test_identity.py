@@ -74,6 +74,13 @@ def test_the_name_of_the_file_changes_nothing(product: str, name: str) -> None:
     assert identity(product, name) == identity(product)
 
 
+@pytest.mark.parametrize("product", ["kolors", "kolors-faceid-plus"])
+def test_the_unet_of_kolors_is_sdxl_s_and_the_base_is_not(product: str) -> None:
+    found = identity(product)
+    assert found.base == "Kolors (the UNet of SDXL)"
+    assert {(fact.value, fact.status) for fact in found.facts if fact.name == "base"} == {(found.base, "inferred")}
+
+
 def test_the_twins_are_said_to_be_indistinguishable() -> None:
     assert "IP-Adapter FaceID portrait SDXL unnorm" in identity("instantid").variant
     assert "PlusV2, which is run with shortcut=True" in identity("faceid-plus-sd15").variant

@@ -16,11 +16,12 @@ Verdict = Literal["loads", "fails", "loads-wrong"]
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What the caller says of the file, None where nothing: shapes show neither. `order` names a layout whose rows do
-    not lie as the canonical ones do; `seen` is where that is known from."""
+    not lie as the canonical ones do; `order_seen` and `heads_seen` are where each is known from."""
 
     dim_head: int | None = None
     order: str | None = None
-    seen: str = "as declared"
+    order_seen: str = "as declared"
+    heads_seen: str = "as declared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ def settled(module: Module, arrival: Arrival, declared: Declared, said: str) -> 
         return Outcome("loads", said)
     if declared.order is not None:
         return wrong(
-            f"reads the rows of to_kv as K first, head by head; this file's lie as {declared.order}, {declared.seen}: "
-            "same names, same shapes, no error"
+            f"reads the rows of to_kv as K first, head by head; this file's lie as {declared.order}, "
+            f"{declared.order_seen}: same names, same shapes, no error"
         )
     if declared.dim_head not in (None, DIM_HEAD):
         return wrong(
-            f"makes {module.heads} heads of {DIM_HEAD}; this file's heads are {declared.dim_head} wide, as declared: "
-            "same names, same shapes, no error",
+            f"makes {module.heads} heads of {DIM_HEAD}; this file's heads are {declared.dim_head} wide, "
+            f"{declared.heads_seen}: same names, same shapes, no error",
         )
     known = "" if declared.dim_head else "assumed, shapes do not show it"
     heads = f"{module.heads} heads of {DIM_HEAD}"

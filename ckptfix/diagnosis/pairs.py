@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 
@@ -17,6 +17,8 @@ from ckptfix.plan import Plan
 from ckptfix.reference import UNETS
 
 _PAIR = re.compile(r"ip_adapter\.(\d{1,6})\.to_[kv]_ip\.weight")
+# One or two pairs of another width are tensors gone wrong; more of them are an order.
+_FEW = 2
 
 
 def flux_pairs(plan: Plan) -> Finding | None:
@@ -26,29 +28,46 @@ def flux_pairs(plan: Plan) -> Finding | None:
     """
     if not plan.refused or plan.choice.attention is None or plan.manifest.parts:
         return None
-    names = {name: int(found[1]) for name in _grouped(plan) if (found := _PAIR.fullmatch(name))}
+    names = _numbered(plan)
     if set(names.values()) != set(range(57)) or len(names) != 2 * 57:
         return None
     because = "its K/V pairs are numbered 0 to 56, one for each block of FLUX, which has no UNet"
     return refusal_of("InstantX's IP-Adapter for FLUX", because, tuple(plan.manifest.tensors))
 
 
-def _grouped(plan: Plan) -> Iterator[str]:
-    """Names of pairs with the numbers that the file gives them."""
+def transformer_pairs(plan: Plan) -> Finding | None:
+    """An error for pairs that are all of one width and too many for the UNet: one for each block of a transformer.
+
+    Source: ostris/ai-toolkit, toolkit/ip_adapter.py, which numbers those of PixArt 0 to 27.
+    """
+    if not plan.refused or plan.choice.attention is None or plan.manifest.parts:
+        return None
+    names = _numbered(plan)
+    widths = {plan.manifest.tensors[name].shape[:1] for name in names}
+    unet = UNETS[plan.config.unet or "sdxl"]
+    count = len(set(names.values()))
+    if len(widths) != 1 or count <= len(unet.sites) + _FEW:
+        return None
+    because = f"its {count} K/V pairs are all of one width, and {unet.title} has {len(unet.sites)} of several"
+    return refusal_of("an IP-Adapter for a model without a UNet", because, tuple(plan.manifest.tensors))
+
+
+def _numbered(plan: Plan) -> dict[str, int]:
+    """Tensors of pairs, by name, with the numbers that the file gives them."""
     odd = replace(plan.choice, attention=layout_parts("odd")["attention"])
-    for claim in claim_names(list(plan.manifest.tensors), odd).claims:
-        yield from claim.outputs
+    return {
+        claim.inputs[0]: int(found[1])
+        for claim in claim_names(list(plan.manifest.tensors), odd).claims
+        if claim.inputs[0] and (found := _PAIR.fullmatch(claim.outputs[0]))
+    }
 
 
 def even_sites(plan: Plan) -> Finding | None:
     """An error if the K/V pairs stand at even numbers only, which are places of self-attention."""
     if not plan.refused or plan.choice.attention is None or plan.choice.attention.declared:
         return None
-    odd = replace(plan.choice, attention=layout_parts("odd")["attention"])
-    claims = claim_names(list(plan.manifest.tensors), odd).claims if not plan.manifest.parts else ()
-    sites = {found[0]: int(found[1]) for claim in claims if (found := _PAIR.fullmatch(claim.outputs[0]))}
-    names = [name for claim in claims if claim.outputs[0] in sites for name in claim.inputs if name]
-    if len(set(sites.values())) < 2 or any(site % 2 for site in sites.values()):
+    names = _numbered(plan) if not plan.manifest.parts else {}
+    if len(set(names.values())) < 2 or any(site % 2 for site in names.values()):
         return None
     return Finding(
         "even-sites",
@@ -70,10 +89,6 @@ def without_pairs(plan: Plan) -> Plan:
         missing={name: shape for name, shape in plan.missing.items() if not name.startswith("ip_adapter.")},
         unexpected=tuple(name for name in plan.unexpected if name not in pairs),
     )
-
-
-# One or two pairs of another width are tensors gone wrong; more of them are an order.
-_FEW = 2
 
 
 def misplaced_pairs(plan: Plan) -> Finding | None:

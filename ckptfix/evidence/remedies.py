@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from ckptfix.diagnosis.next_commands import convert_command
+from ckptfix.dimensions import head_counts
 from ckptfix.evidence.verdict import Evidence
+from ckptfix.families.known import HeadedConfig
 from ckptfix.findings import Finding
 from ckptfix.formats.address import is_remote
 from ckptfix.plan import Plan
@@ -34,12 +36,18 @@ def evidence_findings(plan: Plan, evidence: Iterable[Evidence]) -> Iterator[Find
 
 
 def remedy(plan: Plan, answer: Evidence) -> str:
-    """The command that declares what the weights agree with; empty if there is none."""
+    """The command that declares what the weights agree with; empty if there is none.
+
+    What was declared for this run and is not what another would assume has to be declared again.
+    """
     options: list[str] = []
+    inner, dim_head = plan.dimensions.inner, answer.dim_head
     if answer.layout is not None:
         options += ["--layout", answer.layout]
-    if answer.dim_head is not None:
-        options += ["--heads", str(plan.dimensions.inner // answer.dim_head), "--dim-head", str(answer.dim_head)]
+        if dim_head is None and isinstance(plan.config, HeadedConfig) and plan.config.dim_head != head_counts(inner)[1]:
+            dim_head = plan.config.dim_head
+    if dim_head is not None:
+        options += ["--heads", str(inner // dim_head), "--dim-head", str(dim_head)]
     remote = is_remote(plan.manifest.source)  # which verify would get and not keep
     if answer.layout is not None or (options and remote):
         return convert_command(plan, *options)

@@ -207,6 +207,8 @@ def _gather(hits: list[_Hit], result: Claims, translate: Callable[[_Hit], Holes 
             tuple(template.fill(holes) for template in first.rule.canonical),
         )
         result.claims.append(claim)
+        if len(by_position) < len(members):  # spellings of one name, which the wrapper reads alike
+            result.clashes |= {output: [hit.name for hit in members] for output in claim.outputs}
         for output in claim.outputs:
             writers.setdefault(output, []).append([hit.name for hit in members])
     for output, names in writers.items():

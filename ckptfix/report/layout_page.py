@@ -61,7 +61,8 @@ def product_page(product: Product, width: int) -> Page:
     page.labelled("kind", "published adapter")
     page.labelled("family", f"{product.family}, projection {family_of(product.config).name}")
     page.labelled("encoder", product.encoder)
-    page.labelled("base", UNETS[product.config.unet].title if product.config.unet else "none known here")
+    unet = UNETS[product.config.unet].title if product.config.unet else "none known here"
+    page.labelled("base", product.base or unet)
     page.labelled("class", product.config.constructor())
     for twin in product.twins:
         page.labelled("same shapes", twin)
