@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from ckptfix.consumers import a1111, comfyui, diffusers_loader, instantid_script, invokeai
+from ckptfix.consumers import a1111, comfyui, diffusers_loader, flux_loader, instantid_script, invokeai
 from ckptfix.consumers.arrival import Arrival, Tree
 from ckptfix.consumers.modules import DIM_HEAD
 from ckptfix.consumers.outcome import Declared, Outcome, Verdict
@@ -26,8 +26,11 @@ from ckptfix.folding import folded
 from ckptfix.formats import Checkpoint, open_checkpoint
 from ckptfix.formats.address import is_remote
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
+from ckptfix.layouts.catalogue import layout_parts
+from ckptfix.layouts.claims import Choice
 from ckptfix.manifest import Manifest
-from ckptfix.plan import Plan
+from ckptfix.plan import Plan, retarget
+from ckptfix.reference import TRANSFORMERS
 
 Replay = Callable[[Arrival, Declared], Outcome]
 Progress = Callable[[str, int, int], None]
@@ -64,6 +67,16 @@ READERS = (
     Reader("ComfyUI_InstantID", comfyui.load_in_comfyui_instantid, comfyui.INSTANTID_SOURCE),
     Reader("A1111 (sd-webui-controlnet)", a1111.load_in_a1111, a1111.SOURCE, by_name=True),
     Reader("InvokeAI", invokeai.load_in_invokeai, invokeai.SOURCE),
+)
+
+# What reads an adapter for FLUX; it is asked of no other.
+FLUX_READERS = tuple(
+    Reader(
+        f"diffusers FluxPipeline (low_cpu_mem_usage={low})",
+        partial(flux_loader.load_in_flux, low_cpu_mem_usage=low),
+        flux_loader.SOURCE,
+    )
+    for low in (True, False)
 )
 
 
@@ -136,7 +149,8 @@ def compat(
 def judge(manifest: Manifest, plan: Plan, declared: Declared) -> Compatibility:
     """The same for a manifest and its plan; `declared` is what is known beside names and shapes."""
     arrival = Arrival.of(manifest)
-    consumers = tuple(_consumer(reader, arrival, declared, plan) for reader in READERS)
+    readers = (*FLUX_READERS, *READERS) if plan.config.unet in TRANSFORMERS else READERS
+    consumers = tuple(_consumer(reader, arrival, declared, plan) for reader in readers)
     return Compatibility(manifest, declared.dim_head, consumers)
 
 
@@ -193,6 +207,9 @@ def _cure(reader: Reader, arrival: Arrival, declared: Declared, plan: Plan, outc
         return f"none: the file lacks {folded(plan.missing)}, and weights are never made up"
     if not plan.known:
         return "none: no known layout explains its names"
+    base = TRANSFORMERS.get(plan.config.unet or "")
+    if base is not None and reader not in FLUX_READERS:
+        return f"none: the adapter was made for {base.title}, and {reader.name.split(' (')[0]} does not read it there"
     return f"none: {reader.name.split(' (')[0]} has no place for an adapter of this kind and these sizes"
 
 
@@ -236,5 +253,11 @@ def _conversions(arrival: Arrival, declared: Declared, plan: Plan) -> Iterator[C
     for pattern in ("{stem}{suffix}", *_TELLING, *_TELLING_BOTH):
         name = pattern.format(stem="fixed", suffix=".safetensors")
         yield f"{convert} --out {name}", replace(whole, name=name, is_safetensors=True, tree=flat), then
+    if plan.choice.base == "flux-double":
+        parts = layout_parts("flux-xlabs")
+        steps = retarget(plan, Choice((), parts["wrapper"], parts["projection"], parts["attention"]))
+        named: Tree = {name: view.shape for step in steps for name, view in zip(step.outputs, step.views, strict=True)}
+        other = replace(whole, name="fixed.safetensors", is_safetensors=True, tree=dict(sorted(named.items())))
+        yield f"{convert} --to flux-xlabs --out fixed.safetensors", other, then
     name = "instantid.bin"
     yield f"{convert} --to instantid --out {name}", replace(whole, name=name, is_safetensors=False, tree=nested), then

@@ -26,7 +26,7 @@ from ckptfix.layouts.layout import Kind, Layout
 from ckptfix.parts import open_whole
 from ckptfix.plan import Plan, Step, broken_size_rules, retarget
 from ckptfix.proof import Prover, proof_path
-from ckptfix.reference import RESAMPLER
+from ckptfix.reference import BASES, RESAMPLER
 from ckptfix.shards import shards_behind
 from ckptfix.tensors.casting import check_dtype, target_dtype
 from ckptfix.tensors.ops import ShapeMismatchError
@@ -207,7 +207,7 @@ def _target(named: dict[Kind, Layout], plan: Plan) -> tuple[Choice, Layout]:
     """What to write, the parts that are not named being canonical; and the wrapper, which decides the container."""
     family = plan.family
     lora = layout_parts("odd+lora") if plan.dimensions.lora_rank else {}
-    parts = canonical_parts(family) | lora | named
+    parts = canonical_parts(family, plan.config.unet) | lora | named
     wrapper, projection = parts["wrapper"], parts["projection"]
     if projection.family is not family:
         raise RefusedError(
@@ -216,7 +216,15 @@ def _target(named: dict[Kind, Layout], plan: Plan) -> tuple[Choice, Layout]:
             hint=f"name the wrapper alone, as in --to {wrapper.name}, or leave --to out",
             code="other-family",
         )
-    return Choice(wrapper=wrapper, projection=projection, attention=parts["attention"]), wrapper
+    attention = parts["attention"]
+    if attention.numbering.base != plan.dimensions.transformer:
+        title = BASES[plan.config.unet].title if plan.config.unet else "no known base"
+        raise RefusedError(
+            f"{attention.name} numbers the K/V pairs of another base, the file's are of {title}",
+            hint=f"name the wrapper alone, as in --to {wrapper.name}, or leave --to out",
+            code="other-base",
+        )
+    return Choice(wrapper=wrapper, projection=projection, attention=attention), wrapper
 
 
 def _check_parts(sources: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from ckptfix.errors import MappingError, UsageError
 from ckptfix.families.config import Config
 from ckptfix.folding import folded
 from ckptfix.formats.limits import limit_error
+from ckptfix.layouts.bases import fitting_numberings
 from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts, promising_layouts, shipped_layout
 from ckptfix.layouts.claims import GROUPS, Choice, claim_names, join_claims, strip_shells
 from ckptfix.layouts.layout import Kind, Layout, Signature
@@ -171,8 +172,10 @@ def _planned(manifest: Manifest, names: list[str], choice: Choice, sizes: _Sizes
     return build_plan(manifest, choice, claims, heads=sizes.heads, dim_head=sizes.dim_head, reference=sizes.reference)
 
 
-def _preference(plan: Plan) -> tuple[int, int]:
-    return plan.problems, sum(layout.name not in CANONICAL for layout in plan.choice.layouts)
+def _preference(plan: Plan) -> tuple[int, int, bool]:
+    """Least first: what stands in the way, layouts that are not canonical, the numbers of another base."""
+    foreign = sum(layout.name not in CANONICAL for layout in plan.choice.layouts)
+    return plan.problems, foreign, plan.choice.base != plan.dimensions.transformer
 
 
 def _reorders(choice: Choice) -> bool:
@@ -232,12 +235,13 @@ def _candidates(
     """Every combination worth asking: wrappers that fit the container, and per group the layouts that explain most."""
     shells = _shells((*layouts, *forced.values()), names)
     bare = [strip_shells(name, shells) for name in names]
+    numberings = fitting_numberings(layouts, manifest)
     asked: dict[tuple[str, ...], tuple[list[Layout | None], list[Layout | None], int, int]] = {}
     for wrapper in _wrappers(layouts, manifest, bare, forced.get("wrapper")):
         grouped = tuple(_unwrapped(bare, wrapper))
         if grouped not in asked:  # wrappers that see the same names need not ask every layout again
             projections, in_projection = _leading(layouts, grouped, "projection", forced, GROUPS[0])
-            attentions, in_attention = _leading(layouts, grouped, "attention", forced, GROUPS[1])
+            attentions, in_attention = _leading(numberings, grouped, "attention", forced, GROUPS[1])
             asked[grouped] = projections, attentions, in_projection, in_attention
         projections, attentions, in_projection, in_attention = asked[grouped]
         explained = in_projection + in_attention

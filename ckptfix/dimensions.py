@@ -14,7 +14,7 @@ from ckptfix.families.config import Config
 from ckptfix.families.family import Family
 from ckptfix.families.known import HeadedConfig
 from ckptfix.lora import lora_rank, lora_shapes
-from ckptfix.reference import ATTENTION_NAMES, DEFAULT_DIM_HEAD, NARROWED, RESAMPLER, UNETS, AdapterConfig, UNet
+from ckptfix.reference import BASES, DEFAULT_DIM_HEAD, RESAMPLER, TRANSFORMERS, UNETS, AdapterConfig, Base
 from ckptfix.tensors.views import Shape
 
 Status = Literal["confirmed", "inferred", "assumed"]
@@ -27,8 +27,8 @@ SITE = re.compile(r"ip_adapter\.(\d{1,6})\.to_([kv])_ip\.weight")
 class Dimensions:
     """`status` says, per field of the config, whether tensors showed it, imply it, or it is assumed.
 
-    `widths` holds the hidden width of each UNet level, as the K/V pairs show it; `context_dim` the width of the tokens
-    that they take; `lora_rank` the rank of the LoRA that comes along, 0 without one.
+    `widths` holds the hidden width of each level of the base, as the K/V pairs show it; `context_dim` the width of the
+    tokens that they take; `lora_rank` the rank of the LoRA that comes along, 0 without one.
     """
 
     family: Family
@@ -60,21 +60,22 @@ class Dimensions:
         config = self.config
         return {"heads": config.heads, "dim_head": config.dim_head} if isinstance(config, HeadedConfig) else {}
 
+    @property
+    def transformer(self) -> str:
+        """The transformer that the adapter is for; empty for a UNet."""
+        return self.config.unet if self.config.unet and self.config.unet in TRANSFORMERS else ""
+
     def tensors(self) -> dict[str, Shape]:
         """Canonical name -> shape of a whole adapter of these sizes."""
         return self.family.tensors(self.config) | self.attention_shapes()
 
     def attention_shapes(self) -> dict[str, Shape]:
-        """Canonical name -> shape of every K/V tensor the UNet asks for, in site order; then those of the LoRA."""
+        """Canonical name -> shape of every K/V tensor the base asks for, in site order; then those of the LoRA."""
         if self.config.unet is None:
             return {}
-        sites = UNETS[self.config.unet].sites
-        pairs = {
-            template.replace("{site}", str(site.index)): (self.widths.get(site.level, site.width), self.context_dim)
-            for site in sites
-            for template in ATTENTION_NAMES
-        }
-        return pairs | (lora_shapes(sites, self.widths, self.context_dim, self.lora_rank) if self.lora_rank else {})
+        base, rank = BASES[self.config.unet], self.lora_rank
+        pairs = base.pairs(self.context_dim, self.widths)
+        return pairs | (lora_shapes(base.sites, self.widths, self.context_dim, rank) if rank else {})
 
 
 def read_dimensions(
@@ -84,10 +85,13 @@ def read_dimensions(
     heads: int | None = None,
     dim_head: int | None = None,
     assumed: Config | None = None,
+    base: str = "",
 ) -> Dimensions:
     """The sizes that most tensors agree on; what no tensor shows is taken from `assumed` (default: the family's).
 
-    `shapes` has canonical names. RefusedError if the declared heads and dim_head cannot make the inner width.
+    `shapes` has canonical names. `base` is the transformer (of `TRANSFORMERS`) whose blocks the K/V pairs are numbered
+    by; empty where they are numbered by a UNet's layers. RefusedError if the declared heads and dim_head cannot make
+    the inner width.
     """
     fallback = family.sizes(assumed or family.default)
     depth = _depth(shapes, family)
@@ -112,8 +116,8 @@ def read_dimensions(
             sizes["inner"] = _assumed_inner(fallback["inner"], heads, dim_head)
         sizes["heads"], sizes["dim_head"] = head_counts(sizes["inner"], heads, dim_head)
         status["heads"] = status["dim_head"] = "assumed"
-    context = _context(kept, sizes["output_dim"])
-    unet, unet_status = _unet(kept, context, status["output_dim"], (assumed or family.default).unet)
+    assumed_base = (assumed or family.default).unet
+    unet, unet_status, context = _base(kept, sizes["output_dim"], status["output_dim"], base, assumed_base)
     fields: dict[str, Status] = {name: status[symbol.partition("/")[0]] for name, symbol in family.fields.items()}
     return Dimensions(
         family,
@@ -244,14 +248,26 @@ def head_counts(inner: int, heads: int | None = None, dim_head: int | None = Non
     return heads, dim_head
 
 
+def _base(
+    shapes: Mapping[str, Shape], output_dim: int, status: Status, named: str, fallback: str | None
+) -> tuple[Base, Status, int]:
+    """The base, how well it is known, and the width that its K/V pairs take."""
+    if named:
+        return TRANSFORMERS[named], "confirmed", output_dim
+    if not shapes and fallback and fallback in TRANSFORMERS:
+        return TRANSFORMERS[fallback], "assumed", output_dim
+    context = _context(shapes, output_dim)
+    return *_unet(shapes, context, status, fallback), context
+
+
 def _context(shapes: Mapping[str, Shape], output_dim: int) -> int:
     """The width that the K/V pairs take: that of the tokens, or what the UNet narrows it to where most pairs say so."""
-    narrowed = NARROWED.get(output_dim, output_dim)
+    narrowed = UNETS["sdxl"].narrowed(output_dim)
     found = Counter(shape[1] for name, shape in shapes.items() if len(shape) == 2 and SITE.fullmatch(name))
     return narrowed if found[narrowed] >= found[output_dim] else output_dim
 
 
-def _unet(shapes: Mapping[str, Shape], context: int, status: Status, fallback: str | None) -> tuple[UNet, Status]:
+def _unet(shapes: Mapping[str, Shape], context: int, status: Status, fallback: str | None) -> tuple[Base, Status]:
     """By the width of the text side if it is a known one and most sites are that UNet's, else by the site numbers."""
     sites = [int(found[1]) for name in shapes if (found := SITE.fullmatch(name))]
     by_width = next((unet for unet in UNETS.values() if unet.cross_attention_dim == context), None)
@@ -268,8 +284,8 @@ def _unet(shapes: Mapping[str, Shape], context: int, status: Status, fallback: s
     return nearest, "inferred" if 2 * own >= len(numbers) else "assumed"
 
 
-def _level_widths(shapes: Mapping[str, Shape], unet: UNet) -> dict[int, int]:
-    """The width that most K/V tensors of each level have; a level without any keeps the UNet's published one.
+def _level_widths(shapes: Mapping[str, Shape], unet: Base) -> dict[int, int]:
+    """The width that most K/V tensors of each level have; a level without any keeps the base's published one.
 
     Where K and V of a level's only site disagree, the widths of the other levels decide.
     """

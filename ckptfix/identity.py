@@ -11,7 +11,7 @@ from ckptfix.families.known import HeadedConfig
 from ckptfix.known_files import KnownFile
 from ckptfix.plan import Plan
 from ckptfix.products import PRODUCTS, product_of
-from ckptfix.reference import RESAMPLER, UNETS
+from ckptfix.reference import BASES, RESAMPLER
 
 # What feeds a projection of this width. Source: the model cards of the encoders and tencent-ailab/IP-Adapter.
 ENCODERS = {
@@ -70,7 +70,7 @@ def identify(plan: Plan, published: KnownFile | None = None) -> Identity:
 
 def _base(plan: Plan) -> str:
     """The model that the adapter is for: the published adapter's, else the one whose UNet the K/V pairs fit."""
-    unet = UNETS.get(plan.shown.config.unet or "")
+    unet = BASES.get(plan.shown.config.unet or "")
     product = product_of(plan.shown.config)
     return product.base if product and product.base else unet.title if unet else "unknown"
 
@@ -133,7 +133,8 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
             "encoder", product.encoder if product else " and ".join(encoders), "inferred" if known else "assumed"
         )
     for name, well in widths.items():
-        yield Fact("encoder_width" if name != "id_embeddings_dim" else "face_width", sizes[name], well)
+        of_face = name == "id_embeddings_dim" and ENCODERS.get(int(sizes[name]), ENCODERS[512]) == ENCODERS[512]
+        yield Fact("face_width" if of_face else "encoder_width", sizes[name], well)
     if config.tokens:
         yield Fact("tokens", config.tokens, status[_TOKENS.get(plan.shown.family.name, "num_queries")])
     if plan.dimensions.lora_rank:

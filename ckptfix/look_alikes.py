@@ -114,13 +114,6 @@ LOOK_ALIKES = (
         "huggingface/diffusers: src/diffusers/loaders/transformer_sd3.py",
     ),
     LookAlike(
-        "flux-xlabs",
-        "the IP-Adapter of XLabs for FLUX",
-        r"ip_adapter_double_stream_[kv]_proj\.",
-        "its K/V pairs belong to FLUX's double blocks, which no UNet has",
-        "XLabs-AI/x-flux: src/flux/xflux_pipeline.py",
-    ),
-    LookAlike(
         "flamingo-media",
         "a Flamingo resampler with frame or media embeddings",
         r"(frame_embs|media_time_embs|media_pos_emb)$",

@@ -19,6 +19,7 @@ from ckptfix.tensors.views import Shape, View, show
 # Layouts that stock loaders read as they are, wrapper, projection and attention scheme.
 CANONICAL = frozenset(
     {"nested-bin", "flat-st", "resampler", "linear", "mlp-full", "mlp-faceid", "faceid-plus", "odd", "odd+lora"}
+    | {"flux-instantx", "flux-double"}
 )
 
 
@@ -122,6 +123,12 @@ class Plan:
         return foreign or bool(self.dropped) or any(not step.is_copy for step in self.steps)
 
     @property
+    def readers(self) -> str:
+        """Who reads the file as it is, said of its layout, where that is another than the canonical one."""
+        readers = next((layout.read_by for layout in self.choice.layouts if layout.read_by), "")
+        return f"which {readers} read, and no other loader" if readers else "which stock loaders do not read"
+
+    @property
     def is_record(self) -> bool:
         """A recorded run that holds its weights: a projection to be judged, not an adapter to be loaded."""
         return self.choice.wrapper is not None and self.choice.wrapper.name == "record"
@@ -154,7 +161,8 @@ class Plan:
             return (f"K/V pairs numbered as --layout {attention.name} declares",)
         if attention.numbering.label == "path":
             return ()
-        return ("K/V pairs stand in the UNet's order (no shape shows two of equal width exchanged)",)
+        order = "the order of the blocks" if self.choice.base else "the UNet's order"
+        return (f"K/V pairs stand in {order} (no shape shows two of equal width exchanged)",)
 
 
 def build_plan(
@@ -175,7 +183,7 @@ def build_plan(
     for claim in claims.claims:
         if claim.complete:
             _claim_shapes(manifest, claim, shapes, ill_shaped)
-    dimensions = _dimensions(shapes, choice.family, heads, dim_head, reference)
+    dimensions = _dimensions(shapes, choice, heads, dim_head, reference)
     expected = dimensions.tensors()
     sizes = dimensions.head_sizes
     broken = {problem.name for problem in ill_shaped}
@@ -219,7 +227,7 @@ def build_plan(
         conditions=tuple(claims.conditions),
         broken_sizes=tuple(broken_size_rules(choice, dimensions)) if not missing else (),
         adapters=_undecided(claims.adapters, choice.wrapper.adapter if choice.wrapper else ""),
-        own=read_dimensions(shapes, family=choice.family, heads=heads, dim_head=dim_head) if reference else None,
+        own=_dimensions(shapes, choice, heads, dim_head, None) if reference else None,
     )
 
 
@@ -248,10 +256,10 @@ def _claim_shapes(manifest: Manifest, claim: Claim, shapes: dict[str, Shape], il
 
 
 def _dimensions(
-    shapes: Mapping[str, Shape], family: Family, heads: int | None, dim_head: int | None, reference: Config | None
+    shapes: Mapping[str, Shape], choice: Choice, heads: int | None, dim_head: int | None, reference: Config | None
 ) -> Dimensions:
     if reference is None:
-        return read_dimensions(shapes, family=family, heads=heads, dim_head=dim_head)
+        return read_dimensions(shapes, family=choice.family, heads=heads, dim_head=dim_head, base=choice.base)
     named = family_of(reference)
     found = read_dimensions({}, family=named, heads=heads, dim_head=dim_head, assumed=reference)
     return replace(found, status=dict.fromkeys(found.status, "assumed"), widths={})

@@ -13,9 +13,11 @@ _FACE = "face embedding (insightface antelopev2)"
 _BUFFALO = "face embedding (insightface buffalo_l)"
 _VIT_H, _VIT_H_TOKENS = "CLIP ViT-H/14", "CLIP ViT-H/14 tokens"
 _KOLORS = "Kolors (the UNet of SDXL)"
+_VIT_L = "CLIP ViT-L/14"
 _VIT_G, _VIT_G_TOKENS = "CLIP ViT-bigG/14", "CLIP ViT-bigG/14 tokens"
 _H94 = "h94/IP-Adapter: "
 _FACEID = "h94/IP-Adapter-FaceID: "
+_XLABS = "XLabs-AI/x-flux: src/flux/xflux_pipeline.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,30 @@ PRODUCTS: Mapping[str, Product] = {
             FaceIdPlusConfig(cross_attention_dim=4096, clip_embeddings_dim=1024, num_tokens=6, heads=64),
             "Kwai-Kolors/Kolors: kolors/pipelines/pipeline_stable_diffusion_xl_chatglm_256_ipadapter_FaceID.py",
             base=_KOLORS,
+        ),
+        Product(
+            "xlabs-flux",
+            "XLabs' IP-Adapter for FLUX.1",
+            "IP-Adapter",
+            _VIT_L,
+            LinearConfig(4096, 768, 4, unet="flux-double"),
+            _XLABS,
+        ),
+        Product(
+            "xlabs-flux-v2",
+            "XLabs' IP-Adapter v2 for FLUX.1",
+            "IP-Adapter",
+            _VIT_L,
+            LinearConfig(4096, 768, 16, unet="flux-double"),
+            _XLABS,
+        ),
+        Product(
+            "instantx-flux",
+            "InstantX's IP-Adapter for FLUX.1-dev",
+            "IP-Adapter",
+            "SigLIP",
+            FaceIdConfig(4096, 1152, 128, unet="flux"),
+            "Shakker-Labs/ComfyUI-IPAdapter-Flux: ipadapter_flux.py",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What a whole adapter looks like: names and shapes of the reference Resampler, and the UNets' attention sites."""
+"""What a whole adapter looks like: names and shapes of the reference Resampler, and the bases' attention sites."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ RESAMPLER_SHAPES: Mapping[str, tuple[str, ...]] = {
     "image_proj.layers.{block}.1.3.weight": ("dim", "hidden"),
 }
 ATTENTION_NAMES = ("ip_adapter.{site}.to_k_ip.weight", "ip_adapter.{site}.to_v_ip.weight")
+_BIASES = ("ip_adapter.{site}.to_k_ip.bias", "ip_adapter.{site}.to_v_ip.bias")
 # Tokens of one width that the UNet itself narrows before its attention layers see them.
 # Source: Kwai-Kolors/Kolors, the UNet's encoder_hid_proj (4096 -> 2048).
 NARROWED: Mapping[int, int] = {4096: 2048}
@@ -101,10 +102,11 @@ CONFIG_FIELDS = ("dim", "depth", "dim_head", "heads", "num_queries", "embedding_
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One cross-attention layer of a UNet.
+    """One layer of the base that sees the image.
 
-    `index` is its position in `unet.attn_processors` (always odd: self-attention takes the even ones), `level` the
-    position of its width in the UNet's block_out_channels, `down_mid_up` its rank when mid comes before up.
+    In a UNet `index` is its position in `unet.attn_processors` (always odd: self-attention takes the even ones),
+    `level` the position of its width in block_out_channels, `down_mid_up` its rank when mid comes before up. In a
+    transformer `index` counts the blocks from 0, and all are of one level.
     """
 
     index: int
@@ -115,17 +117,41 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class UNet:
-    """A UNet's attention sites in the order of `unet.attn_processors`: down, up, then mid (registered last).
-
-    `heads` is their number at every site, None where each is 64 wide.
-    """
+class Base:
+    """What K/V pairs are made for: its sites in order, and the tensors that each of them takes."""
 
     name: str
     title: str
     cross_attention_dim: int
     sites: tuple[Site, ...]
+    names: tuple[str, ...] = ATTENTION_NAMES
+
+    def narrowed(self, token_width: int) -> int:
+        """The width at which the attention layers see tokens of that width."""
+        return token_width
+
+    def pairs(self, context_dim: int, widths: Mapping[int, int] | None = None) -> dict[str, tuple[int, ...]]:
+        """Canonical name -> shape of every tensor of the K/V pairs, by site; `widths` by level if not as published."""
+        found: dict[str, tuple[int, ...]] = {}
+        for site in self.sites:
+            width = (widths or {}).get(site.level, site.width)
+            for template in self.names:
+                shape = (width,) if template in _BIASES else (width, context_dim)
+                found[template.replace("{site}", str(site.index))] = shape
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class UNet(Base):
+    """A UNet's attention sites in the order of `unet.attn_processors`: down, up, then mid (registered last).
+
+    `heads` is their number at every site, None where each is 64 wide.
+    """
+
     heads: int | None = None
+
+    def narrowed(self, token_width: int) -> int:
+        return NARROWED.get(token_width, token_width)
 
     def head_width(self, width: int) -> int:
         """The width of one head in a layer of that width; one single head where the published number cannot be.
@@ -187,23 +213,34 @@ UNETS: Mapping[str, UNet] = {
 }
 
 
+def _blocks(*paths: tuple[str, int]) -> tuple[Site, ...]:
+    """(path, number of blocks), one after the other."""
+    layers = [f"{path}.{block}.attn" for path, count in paths for block in range(count)]
+    return tuple(Site(index, path, 0, 3072, index) for index, path in enumerate(layers))
+
+
+# FLUX.1: 19 double blocks and 38 single ones, all 3072 wide, with text tokens of 4096 (T5). Two makers, two choices.
+# Source: XLabs-AI/x-flux, src/flux/modules/layers.py (double blocks alone, with biases); Shakker-Labs/
+# ComfyUI-IPAdapter-Flux, ipadapter_flux.py (all blocks, without); huggingface/diffusers, models/transformers/
+# transformer_flux.py, for the paths.
+TRANSFORMERS: Mapping[str, Base] = {
+    base.name: base
+    for base in (
+        Base("flux-double", "FLUX.1", 4096, _blocks(("transformer_blocks", 19)), (*ATTENTION_NAMES, *_BIASES)),
+        Base("flux", "FLUX.1", 4096, _blocks(("transformer_blocks", 19), ("single_transformer_blocks", 38))),
+    )
+}
+BASES: Mapping[str, Base] = {**UNETS, **TRANSFORMERS}
+
+
 def resampler_tensors(config: AdapterConfig) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every image-projection tensor, 7 + 11 * depth of them, in module order."""
     return RESAMPLER.tensors(config)
-
-
-def attention_tensors(unet: UNet, output_dim: int) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of the K and V projection at every attention site, by site number."""
-    return {
-        template.replace("{site}", str(site.index)): (site.width, output_dim)
-        for site in unet.sites
-        for template in ATTENTION_NAMES
-    }
 
 
 def expected_tensors(config: AdapterConfig) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of a whole adapter: 191 tensors for InstantID."""
     tensors = resampler_tensors(config)
     if config.unet is not None:
-        tensors |= attention_tensors(UNETS[config.unet], config.output_dim)
+        tensors |= BASES[config.unet].pairs(config.output_dim)
     return tensors

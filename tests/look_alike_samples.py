@@ -59,7 +59,6 @@ WHOLE: dict[str, Arrays] = {
     "pulid-flux": flat("pulid_encoder.latents", "pulid_ca.0.to_q.weight", "pulid_ca.0.norm1.weight"),
     "csgo": flat("content_image_proj.latents", "style_image_proj.latents", "ip_adapter.1.to_k_ip_content.weight"),
     "sd3": flat("ip_adapter.0.norm_ip.linear.weight", "ip_adapter.0.norm_q.weight"),
-    "flux-xlabs": flat("double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"),
     "video-model": {f"image_proj_model.{name}": array for name, array in small_resampler().items()}
     | flat(*(f"model.diffusion_model.input_blocks.{number}.0.weight" for number in range(40))),
 }

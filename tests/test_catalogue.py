@@ -10,7 +10,7 @@ import ckptfix
 from ckptfix.errors import ExitCode, UsageError
 from ckptfix.layouts.catalogue import NAMED, known_layouts, layout_parts
 from ckptfix.lora import LORA_NAMES
-from ckptfix.reference import ATTENTION_NAMES
+from ckptfix.reference import ATTENTION_NAMES, BASES
 
 MAPPINGS = Path(ckptfix.__file__).parent / "mappings"
 LAYOUTS = {layout.name: layout for layout in known_layouts()}
@@ -22,8 +22,11 @@ def test_every_mapping_is_a_layout_of_that_name() -> None:
 
 
 def test_no_name_means_two_layouts() -> None:
+    """But flux-xlabs, which alone is the file that XLabs publishes, and joined to others its names of the pairs."""
     names = [name for layout in known_layouts() for name in (layout.name, *layout.aliases)] + list(NAMED)
-    assert len(names) == len(set(names))
+    assert [name for name in names if names.count(name) > 1] == ["flux-xlabs"] * 2
+    assert [layout.name for layout in layout_parts("flux-xlabs").values()] == ["xlabs", "linear", "flux-xlabs"]
+    assert [layout.name for layout in layout_parts("flat-st+flux-xlabs").values()] == ["flat-st", "flux-xlabs"]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -34,7 +37,8 @@ def test_what_a_layout_writes_is_an_adapter(name: str) -> None:
     if layout.kind == "projection":
         assert spread(written) == sorted(layout.family.shapes)
     elif layout.kind == "attention":
-        assert written in (sorted(ATTENTION_NAMES), sorted(ATTENTION_NAMES + LORA_NAMES))
+        pairs = BASES[layout.numbering.base].names if layout.numbering.base else ATTENTION_NAMES
+        assert spread(written) in (sorted(pairs), sorted(pairs + LORA_NAMES))
     else:
         assert all(text.startswith(("image_proj.{rest}", "ip_adapter.")) for text in written)
         assert layout.kind == "wrapper"
@@ -74,7 +78,7 @@ def test_unknown_names(name: str) -> None:
     with pytest.raises(UsageError, match="unknown layout") as caught:
         layout_parts(name)
     assert caught.value.exit_code == ExitCode.USAGE
-    assert "known layouts: canonical, instantid, bare-attention, " in caught.value.hint
+    assert "known layouts: canonical, instantid, flux-xlabs, bare-attention, " in caught.value.hint
 
 
 def test_two_of_a_kind() -> None:

@@ -326,7 +326,6 @@ def test_halves_of_two_adapters_do_not_fit_together() -> None:
 @pytest.mark.parametrize(
     ("pairs", "title"),
     [
-        ({f"{n}.to_{part}_ip.weight": (96, 28) for n in range(57) for part in "kv"}, "InstantX's IP-Adapter for FLUX"),
         (
             {f"{n}.{part}.weight": (28,) for n in range(38) for part in ("norm_ip.linear", "to_k_ip", "to_v_ip")},
             "an IP-Adapter for Stable Diffusion 3",
@@ -342,19 +341,6 @@ def test_pairs_of_other_models_are_refused_by_name(pairs: dict[str, tuple[int, .
     finding = only(plan_of({"image_proj": tiny(1).layout()["image_proj"], "ip_adapter": arrays}))
     assert (finding.code, finding.severity) == ("other-model", "error")
     assert finding.message.startswith(f"is {title}, not an adapter that can be converted: ")
-
-
-def test_xlabs_pairs_are_refused_by_name() -> None:
-    stem = "double_blocks.{}.processor.ip_adapter_double_stream_{}_proj.{}"
-    tree = {
-        stem.format(n, part, kind): np.zeros(4, np.float32)
-        for n in range(19)
-        for part in "kv"
-        for kind in ("weight", "bias")
-    }
-    tree |= {f"ip_adapter_proj_model.{name}": np.zeros(4, np.float32) for name in ("proj.weight", "norm.weight")}
-    finding = only(plan_of(tree))
-    assert finding.message.startswith("is the IP-Adapter of XLabs for FLUX, not an adapter that can be converted: ")
 
 
 # -- even numbers ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ckptfix.dimensions import read_dimensions
 from ckptfix.errors import RefusedError
 from ckptfix.families.known import adapter_tensors, family_of
 from ckptfix.products import PRODUCTS
-from ckptfix.reference import AdapterConfig
+from ckptfix.reference import TRANSFORMERS, AdapterConfig
 from ckptfix.tensors.views import Shape
 from tests.fixtures.adapters import TINY, adapter, site_widths, tiny
 
@@ -28,7 +28,8 @@ def same_sizes(found: AdapterConfig, right: AdapterConfig) -> None:
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products(product: str) -> None:
     config = PRODUCTS[product].config
-    found = read_dimensions(adapter_tensors(config), family=family_of(config))
+    base = (config.unet or "") if config.unet in TRANSFORMERS else ""
+    found = read_dimensions(adapter_tensors(config), family=family_of(config), base=base)
     assert found.config == config
     assert {name for name, status in found.status.items() if status != "confirmed"} == {"heads", "dim_head"} & (
         config.to_dict().keys()

@@ -143,8 +143,9 @@ def test_the_message_of_a_wrong_shape() -> None:
 def test_products_are_whole(product: str) -> None:
     rows = [((name,), "F16", shape) for name, shape in adapter_tensors(PRODUCTS[product].config).items()]
     plan = plan_for(manifest_from(rows, "safetensors"))
+    numbering = {"flux": "flux-instantx", "flux-double": "flux-double"}.get(PRODUCTS[product].config.unet or "", "odd")
     assert (plan.choice.name, plan.problems, plan.config) == (
-        f"flat-st+{family_of(PRODUCTS[product].config).name}+odd",
+        f"flat-st+{family_of(PRODUCTS[product].config).name}+{numbering}",
         0,
         PRODUCTS[product].config,
     )

@@ -16,7 +16,6 @@ from ckptfix.products import PRODUCTS
 from ckptfix.reference import (
     UNETS,
     AdapterConfig,
-    attention_tensors,
     expected_tensors,
     resampler_tensors,
 )
@@ -123,7 +122,7 @@ def test_instantid_in_numbers() -> None:
     expected = expected_tensors(AdapterConfig())
     assert len(expected) == 191
     assert sum(math.prod(shape) for shape in resampler_tensors(AdapterConfig()).values()) == 81_978_624
-    assert sum(math.prod(shape) for shape in attention_tensors(UNETS["sdxl"], 2048).values()) == 340_787_200
+    assert sum(math.prod(shape) for shape in UNETS["sdxl"].pairs(2048).values()) == 340_787_200
     manifest = manifest_file("nested-bin+resampler+odd")
     assert {name: tensor.shape for name, tensor in manifest.tensors.items()} == expected
 

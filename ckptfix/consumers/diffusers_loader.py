@@ -17,7 +17,7 @@ from ckptfix.folding import folded
 from ckptfix.tensors.views import Shape
 
 SOURCE = "huggingface/diffusers: src/diffusers/loaders/unet.py"
-_META = (
+META_LEFT = (
     "NotImplementedError: Cannot copy out of meta tensor; no data! Please use torch.nn.Module.to_empty() instead of "
     "torch.nn.Module.to() when moving module from meta to a different device."
 )
@@ -51,10 +51,10 @@ def load_in_diffusers(arrival: Arrival, declared: Declared, *, low_cpu_mem_usage
         _load_pairs(image_proj, pairs, layers, into_meta=low_cpu_mem_usage)
         built = projection(image_proj)
         tensors = built.module.tensors
-        _load(built.module.name, tensors, built.given, into_meta=low_cpu_mem_usage)
+        load_part(built.module.name, tensors, built.given, into_meta=low_cpu_mem_usage)
         missing = [built.spelling.get(name, name) for name in tensors if name not in built.given]
         if missing:
-            return failed(_META, f"the file lacks {folded(missing)}; the UNet is left half patched, load it again")
+            return failed(META_LEFT, f"the file lacks {folded(missing)}; the UNet is left half patched, load it again")
         loras = _loras(pairs, layers)
     except Raised as error:
         return failed(str(error))
@@ -98,10 +98,10 @@ def _load_pairs(image_proj: Tree, pairs: Tree, layers: Layers, *, into_meta: boo
             if name not in pairs:
                 raise Raised(f"KeyError: {name!r}")
             given[f"to_{part}_ip.0.weight"] = pairs[name]
-        _load("IPAdapterAttnProcessor2_0", expected, given, into_meta=into_meta)
+        load_part("IPAdapterAttnProcessor2_0", expected, given, into_meta=into_meta)
 
 
-def _load(name: str, expected: Mapping[str, Shape], given: Tree, *, into_meta: bool) -> None:
+def load_part(name: str, expected: Mapping[str, Shape], given: Tree, *, into_meta: bool) -> None:
     """Into meta tensors, what the module has no place for is passed over and what it lacks is not noticed."""
     if not into_meta:
         load_strictly(name, expected, given)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ckptfix.consumers.arrival import Raised, Tree
 from ckptfix.consumers.modules import Module
-from ckptfix.reference import UNETS, UNet
+from ckptfix.reference import TRANSFORMERS, UNETS, UNet
 from ckptfix.tensors.views import Shape
 
 _STRAYS = 2  # ill-shaped tensors that do not speak for another UNet
@@ -45,6 +45,8 @@ def layers_of(pairs: Tree) -> Layers:
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     contexts = Counter(shape[1] for shape in matrices.values())
     context = max(contexts, key=lambda width: (contexts[width], -width), default=0)
+    if any(context == base.cross_attention_dim for base in TRANSFORMERS.values()):
+        return published_layers("sdxl")  # made for no UNet: whichever it meets has other widths
     unet = next((unet for unet in UNETS.values() if unet.cross_attention_dim == context), None)
     if unet is None:
         count = sum(".to_k_ip" in f".{name}" for name in shapes)

@@ -7,14 +7,7 @@ from dataclasses import replace
 
 from ckptfix.diagnosis.mixtures import clashes, mixed, several_adapters
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
-from ckptfix.diagnosis.pairs import (
-    even_sites,
-    flux_pairs,
-    misplaced_pairs,
-    narrow_pairs,
-    transformer_pairs,
-    without_pairs,
-)
+from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, transformer_pairs, without_pairs
 from ckptfix.diagnosis.sizes import broken_sizes, cut_off, ill_shaped, not_floating, without_lora
 from ckptfix.errors import RefusedError, UnsafeError
 from ckptfix.findings import UNSAFE_CODES, Finding
@@ -31,7 +24,7 @@ def plan_findings(plan: Plan) -> tuple[Finding, ...]:
     """Findings of the plan itself, worst first; what reading found is in `plan.manifest.findings`."""
     if plan.adapters and plan.known:
         return (several_adapters(plan),)
-    other = _partitioned(plan) or _other_model(plan) or flux_pairs(plan) or transformer_pairs(plan)
+    other = _partitioned(plan) or _other_model(plan) or transformer_pairs(plan)
     if other is not None:
         return (other,)
     if not plan.known:
@@ -222,7 +215,7 @@ def _layout(plan: Plan) -> Iterator[Finding]:
         return
     changed = [step for step in plan.steps if not step.is_copy]
     names = [name for step in changed for name in step.inputs]
-    message = f"the layout is {plan.choice.name}, which stock loaders do not read"
+    message = f"the layout is {plan.choice.name}, {plan.readers}"
     if names:
         message += f"; {plural(len(names), 'name')} to rewrite: {folded(names, most=3)}"
     yield Finding(

@@ -9,6 +9,7 @@ from ckptfix.detection import signature_holds
 from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
+from ckptfix.layouts.bases import fitting_numberings
 from ckptfix.layouts.catalogue import known_layouts
 from ckptfix.layouts.claims import Choice, claim_names
 from ckptfix.plan import Plan
@@ -55,12 +56,13 @@ def _other_layouts(plan: Plan) -> list[Choice]:
     left = claim_names(plan.unexpected, plan.choice).unexplained
     names = list(plan.manifest.tensors)
     found: dict[bool, list[Choice]] = {True: [], False: []}
+    numberings = fitting_numberings(known_layouts(), plan.manifest) if left else ()
     for layout in known_layouts() if left else ():
         if layout.declared or layout in plan.choice.layouts:
             continue
         if layout.kind == "projection":
             other = replace(plan.choice, projection=layout)
-        elif layout.kind == "attention":
+        elif layout in numberings:
             other = replace(plan.choice, attention=layout)
         else:
             continue

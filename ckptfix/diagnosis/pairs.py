@@ -14,25 +14,11 @@ from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.layouts.claims import claim_names
 from ckptfix.look_alikes import refusal_of
 from ckptfix.plan import Plan
-from ckptfix.reference import UNETS
+from ckptfix.reference import BASES
 
 _PAIR = re.compile(r"ip_adapter\.(\d{1,6})\.to_[kv]_ip\.weight")
 # One or two pairs of another width are tensors gone wrong; more of them are an order.
 _FEW = 2
-
-
-def flux_pairs(plan: Plan) -> Finding | None:
-    """An error for the pairs of InstantX's adapter for FLUX: 0 to 56, one for each of its 19 + 38 blocks.
-
-    Source: Shakker-Labs/ComfyUI-IPAdapter-Flux, ipadapter_flux.py.
-    """
-    if not plan.refused or plan.choice.attention is None or plan.manifest.parts:
-        return None
-    names = _numbered(plan)
-    if set(names.values()) != set(range(57)) or len(names) != 2 * 57:
-        return None
-    because = "its K/V pairs are numbered 0 to 56, one for each block of FLUX, which has no UNet"
-    return refusal_of("InstantX's IP-Adapter for FLUX", because, tuple(plan.manifest.tensors))
 
 
 def transformer_pairs(plan: Plan) -> Finding | None:
@@ -40,11 +26,11 @@ def transformer_pairs(plan: Plan) -> Finding | None:
 
     Source: ostris/ai-toolkit, toolkit/ip_adapter.py, which numbers those of PixArt 0 to 27.
     """
-    if not plan.refused or plan.choice.attention is None or plan.manifest.parts:
+    if not plan.refused or plan.choice.attention is None or plan.manifest.parts or plan.dimensions.transformer:
         return None
     names = _numbered(plan)
     widths = {plan.manifest.tensors[name].shape[:1] for name in names}
-    unet = UNETS[plan.config.unet or "sdxl"]
+    unet = BASES[plan.config.unet or "sdxl"]
     count = len(set(names.values()))
     if len(widths) != 1 or count <= len(unet.sites) + _FEW:
         return None
@@ -99,7 +85,7 @@ def misplaced_pairs(plan: Plan) -> Finding | None:
     if len(wrong) <= _FEW or plan.own is not None:
         return None
     inputs = tuple(name for problem in plan.ill_shaped if _site(problem.name) in wrong for name in problem.inputs)
-    unet = UNETS[plan.config.unet or "sdxl"]
+    unet = BASES[plan.config.unet or "sdxl"]
     right = _runs(site.width for site in unet.sites)
     present = _runs(shape[0] for _, (_, shape) in sorted(found.items()))
     return Finding(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ckptfix.errors import DamagedError
+from ckptfix.errors import DamagedError, UsageError
 from ckptfix.evidence.asking import LEAST_COVER, LEAST_INNER, LEAST_MARGIN, LEAST_SCORE, MOST_INNER, Progress
 from ckptfix.evidence.attention_layers import TRAINED_DTYPES, read_matrix
 from ckptfix.evidence.base_unet import BaseUNet, open_base_unet
@@ -21,7 +21,7 @@ from ckptfix.evidence.statistic import Matrix, Sums, cosines
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.plan import Plan
-from ckptfix.reference import ATTENTION_NAMES, UNETS, UNet
+from ckptfix.reference import ATTENTION_NAMES, BASES, UNETS, UNet
 from ckptfix.tensors.view_bytes import ByteReader
 from ckptfix.tensors.views import View
 
@@ -43,8 +43,14 @@ def pair_evidence(
     """What the UNet of `base` says of the K/V pairs as `plan` reads them.
 
     Pairs that are damaged, incomplete, ill-shaped or quantised give no evidence, nor does a base that is
-    quantised. Raises what `open_base_unet` does, and DamagedError for a base that fails its checksum.
+    quantised. Raises what `open_base_unet` does, UsageError for an adapter that no UNet takes, and DamagedError for a
+    base that fails its checksum.
     """
+    if plan.dimensions.transformer:
+        raise UsageError(
+            f"--base asks a UNet, and the adapter was made for {BASES[plan.dimensions.transformer].title}",
+            hint="leave --base out: nothing here compares the pairs with a transformer's layers",
+        )
     unet = UNETS[plan.config.unet or "sdxl"]
     with open_base_unet(base, unet, limits=limits) as opened:
         pairs = _pairs(plan, unet)

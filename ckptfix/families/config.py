@@ -11,7 +11,7 @@ from typing import ClassVar
 class Config(ABC):
     """Sizes of one image projection: the arguments of the class that upstream builds it with.
 
-    `unet` names the UNet whose attention sites the adapter serves (a key of `reference.UNETS`), or None.
+    `unet` names the base whose attention sites the adapter serves (a key of `reference.BASES`), or None.
     """
 
     upstream: ClassVar[str]  # the name of that class

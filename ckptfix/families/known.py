@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ckptfix.families.config import Config
 from ckptfix.families.family import Family, multiple
-from ckptfix.reference import NARROWED, RESAMPLER, RESAMPLER_SHAPES, UNETS, AdapterConfig, attention_tensors
+from ckptfix.reference import BASES, RESAMPLER, RESAMPLER_SHAPES, AdapterConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +271,11 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def adapter_tensors(config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of a whole adapter of any family, its K/V pairs as wide as its UNet publishes them."""
+    """Canonical name -> shape of a whole adapter of any family, its K/V pairs as wide as its base publishes them."""
     tensors = family_of(config).tensors(config)
     if config.unet is not None:
-        tensors |= attention_tensors(UNETS[config.unet], NARROWED.get(config.token_width, config.token_width))
+        base = BASES[config.unet]
+        tensors |= base.pairs(base.narrowed(config.token_width))
     return tensors
 
 

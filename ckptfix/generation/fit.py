@@ -8,7 +8,7 @@ from ckptfix.dimensions import Dimensions
 from ckptfix.errors import RefusedError
 from ckptfix.generation.models import Base, ControlNet, Denoiser
 from ckptfix.products import PRODUCTS
-from ckptfix.reference import ATTENTION_NAMES, UNETS, AdapterConfig
+from ckptfix.reference import ATTENTION_NAMES, BASES, UNETS, AdapterConfig
 from ckptfix.tensors.views import Shape
 from ckptfix.text import printable
 
@@ -32,7 +32,7 @@ def check_fit(dimensions: Dimensions, wanted: Mapping[str, Shape]) -> None:
         return
     context = next(iter(wanted.values()))[1] if wanted else 0
     config = dimensions.config
-    made_for = UNETS[config.unet].title if config.unet else "no UNet known here"
+    made_for = BASES[config.unet].title if config.unet else "no UNet known here"
     raise RefusedError(
         f"the adapter does not fit this base: it has {_pairs(found)} ({made_for}), the base asks for {_pairs(wanted)}",
         hint=_base_hint(context, config.token_width),

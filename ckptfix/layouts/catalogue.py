@@ -57,13 +57,19 @@ def _telltales() -> tuple[tuple[str, Set[str]], ...]:
     return tuple(found)
 
 
-# The two layouts that have a name of their own.
-NAMED = {"canonical": "flat-st+resampler+odd", "instantid": "nested-bin+resampler+odd"}
+# The files that have a name of their own.
+NAMED = {
+    "canonical": "flat-st+resampler+odd",
+    "instantid": "nested-bin+resampler+odd",
+    "flux-xlabs": "xlabs+linear+flux-xlabs",
+}
+# Base -> how the canonical file numbers its K/V pairs; those of a UNet have odd numbers.
+_BLOCKS = {"flux": "flux-instantx", "flux-double": "flux-double"}
 
 
-def canonical_parts(family: Family) -> dict[Kind, Layout]:
+def canonical_parts(family: Family, base: str | None = None) -> dict[Kind, Layout]:
     """The layouts of the canonical file of a family: its names as they are published, flat, in safetensors."""
-    return layout_parts(NAMED["canonical"]) | layout_parts(family.name)
+    return layout_parts(NAMED["canonical"]) | layout_parts(family.name) | layout_parts(_BLOCKS.get(base or "", "odd"))
 
 
 def layout_parts(name: str) -> dict[Kind, Layout]:
@@ -75,7 +81,7 @@ def layout_parts(name: str) -> dict[Kind, Layout]:
     for slug in _slugs(NAMED.get(name, name)):
         layout = _named(slug) or _numbered(slug)
         if layout is None:
-            names = ", ".join([*NAMED, *sorted(layout.name for layout in known_layouts())])
+            names = ", ".join(dict.fromkeys([*NAMED, *sorted(layout.name for layout in known_layouts())]))
             raise UsageError(
                 f"unknown layout {slug!r}",
                 hint=f"known layouts: {names}; join up to three with + (wrapper, projection, attention)",

@@ -10,7 +10,7 @@ from ckptfix.families.family import Family
 from ckptfix.layouts.layout import Layout, Numbering, Rule
 from ckptfix.layouts.template import MOST_DOTS, Holes, TemplateIndex
 from ckptfix.manifest import Manifest
-from ckptfix.reference import RESAMPLER, UNETS
+from ckptfix.reference import BASES, RESAMPLER, UNETS
 
 GROUPS = ("image_proj.", "ip_adapter.")
 
@@ -35,6 +35,12 @@ class Choice:
         """The kind of image projection, as the layout that names it says."""
         layout = self.projection or self.custom
         return layout.family if layout is not None else RESAMPLER
+
+    @property
+    def base(self) -> str:
+        """The transformer whose blocks the K/V pairs are numbered by; empty for a UNet's layers."""
+        layout = self.attention or self.custom
+        return layout.numbering.base if layout is not None else ""
 
     @property
     def name(self) -> str:
@@ -244,7 +250,7 @@ def _translate(holes: Holes, numbering: Numbering, sites: Mapping[str, int]) -> 
 
 
 def number_sites(labels: Iterable[str], numbering: Numbering) -> dict[str, int]:
-    """Foreign site label -> place in `unet.attn_processors`; labels that name no place are left out.
+    """Foreign site label -> place in `unet.attn_processors`, or a block; labels that name no place are left out.
 
     Ranks count from 0 if a 0 occurs, else from 1. Orders other than the canonical one need the whole UNet's table
     and take the smallest UNet that has so many sites.
@@ -264,6 +270,8 @@ def number_sites(labels: Iterable[str], numbering: Numbering) -> dict[str, int]:
         ranks = {label: number // 2 for label, number in numbers.items() if number % 2}
     elif len(numbers) > 1 and not any(number % 2 for number in numbers.values()):
         return {}  # places of self-attention, which no rank skips to: refused by name elsewhere, never read as ranks
+    elif numbering.label == "block":
+        return numbers
     else:
         base = 0 if 0 in numbers.values() else 1
         ranks = {label: number - base for label, number in numbers.items()}
@@ -319,7 +327,9 @@ def claim_canonical(names: Sequence[str], target: Choice, unet: str | None) -> l
 
 def _labels(numbering: Numbering, unet: str | None) -> dict[str, str]:
     """Site number -> the label that a layout writes for it; empty where they are the same."""
-    sites = UNETS[unet].sites if unet else ()
+    if numbering.label == "block":
+        return {}
+    sites = BASES[unet].sites if unet else ()
     if numbering.label == "path":
         return {str(index): path for path, index in UNETS[unet].processors.items()} if unet else {}
     if numbering.label == "even":

@@ -17,7 +17,7 @@ from ckptfix.reference import RESAMPLER
 from ckptfix.tensors.ops import OPS, Params
 
 Kind = Literal["wrapper", "projection", "attention", "custom"]
-LABELS = ("odd", "even", "rank", "path")
+LABELS = ("odd", "even", "rank", "path", "block")
 ORDERS = ("canonical", "down-mid-up", "lexicographic")
 
 
@@ -75,12 +75,16 @@ class SizeRule:
 
 @dataclass(frozen=True, slots=True)
 class Numbering:
-    """How the foreign `{site}` and `{block}` count: the label of a site, the order of ranks, the first block."""
+    """How the foreign `{site}` and `{block}` count: the label of a site, the order of ranks, the first block.
+
+    `base` is the transformer (of `reference.TRANSFORMERS`) whose blocks the label `block` counts.
+    """
 
     label: str = "odd"
     order: str = "canonical"
     digits: int = 1
     first_block: int = 0
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +93,7 @@ class Layout:
 
     `family` is the kind of image projection that its canonical names are of.
     `declared` layouts look like another one in every name and are used only when asked for.
+    `read_by` names the loaders that read such a file as it is, where not all of them do.
     `adapter` is the one that is wanted of a wrapper whose names count several; empty for the only one.
     `strip_anywhere` and `strip_leading` are name components that this wrapper adds and that carry no meaning.
     """
@@ -101,6 +106,7 @@ class Layout:
     family: Family = RESAMPLER
     aliases: tuple[str, ...] = ()
     declared: bool = False
+    read_by: str = ""
     adapter: str = ""
     signature: Signature = Signature()
     numbering: Numbering = Numbering()

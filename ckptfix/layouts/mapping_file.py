@@ -12,10 +12,11 @@ from ckptfix.families.family import Family
 from ckptfix.families.known import FAMILIES
 from ckptfix.layouts.layout import LABELS, ORDERS, Drop, Kind, Layout, Numbering, Rule, Signature, SizeRule
 from ckptfix.layouts.template import HOLE, HOLE_NAMES, Template, overlap
+from ckptfix.reference import TRANSFORMERS
 from ckptfix.tensors.ops import OPS
 
 TOP_KEYS = {"layout", "signature", "numbering", "sizes", "rename", "alias", "tensor", "drop", "strip"}
-HEAD_KEYS = {"name", "title", "kind", "family", "base", "seen", "aliases", "declared"}
+HEAD_KEYS = {"name", "title", "kind", "family", "base", "seen", "aliases", "declared", "read_by"}
 
 
 class _Reader:
@@ -129,6 +130,7 @@ def load_layout(text: str, origin: str, bases: Bases = lambda name: None) -> Lay
         raise reader.fail("[layout] needs `seen`: where this layout was met (repository and file, or issue)", "seen")
     kind: Kind = reader.choice(head, "kind", ("wrapper", "projection", "attention"), None) or "custom"
     aliases = reader.strings(head, "aliases", "[layout]")
+    read_by = next(iter(reader.strings(head, "read_by", "[layout]")), "")
     declared = head.get("declared", False)
     if not isinstance(declared, bool):
         raise reader.fail("declared must be true or false", "declared")
@@ -151,6 +153,7 @@ def load_layout(text: str, origin: str, bases: Bases = lambda name: None) -> Lay
         family=family,
         aliases=aliases,
         declared=declared,
+        read_by=read_by,
         signature=_signature(reader, numbering),
         numbering=numbering,
         size_rules=tuple(_size_rules(reader, family)),
@@ -209,15 +212,18 @@ def _size_rules(reader: _Reader, family: Family) -> Iterator[SizeRule]:
 
 
 def _numbering(reader: _Reader) -> Numbering:
-    table = reader.table("numbering", {"label", "order", "digits", "first_block"})
+    table = reader.table("numbering", {"label", "order", "digits", "first_block", "base"})
     for key in ("digits", "first_block"):
         if type(table.get(key, 0)) is not int or table.get(key, 0) < 0:
             raise reader.fail(f"{key} must be a whole number", key)
+    if ("base" in table) is not (table.get("label") == "block"):
+        raise reader.fail('a base goes with label = "block", and that with a base', "[numbering]")
     return Numbering(
         label=reader.choice(table, "label", LABELS, "odd"),
         order=reader.choice(table, "order", ORDERS, "canonical"),
         digits=table.get("digits", 1),
         first_block=table.get("first_block", 0),
+        base=reader.choice(table, "base", tuple(TRANSFORMERS), None) or "",
     )
 
 

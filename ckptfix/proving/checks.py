@@ -11,7 +11,7 @@ import numpy as np
 from ckptfix.folding import folded
 from ckptfix.formats.output import OutputTensor
 from ckptfix.manifest import FLOATING
-from ckptfix.reference import UNETS
+from ckptfix.reference import BASES, TRANSFORMERS
 from ckptfix.tensors.decoding import Array
 from ckptfix.tensors.scanning import scan
 from ckptfix.tensors.stored_tensor import StoredTensor
@@ -132,14 +132,15 @@ def check_kv_pairs(
     strangers: Sequence[str],
     clashes: Sequence[str],
 ) -> Check:
-    """Every attention site of the UNet has its K and V projection, and each holds finite, varying numbers.
+    """Every attention site of the base has its K and V projection, and each holds finite, varying numbers.
 
     `tensors` are those of the right shape and `ill_shaped` the others, with what is wrong; `strangers` are the file's
     names of what fits no site; `widths` is the hidden width of each UNet level as the pairs show it. Values are read
     in pieces: no tensor is ever held whole.
     """
     found = {tensor.name for tensor in tensors}
-    numbers = {"pairs": len(found) // 2, "expected_pairs": len(expected) // 2, "unet": unet}
+    pairs = _count(found)
+    numbers = {"pairs": pairs, "expected_pairs": _count(expected), "unet": unet}
     if not found and not ill_shaped and not strangers and not clashes:
         return Check("kv-pairs", "fail", "the file holds no K/V pairs; if that is meant, use --resampler-only", numbers)
     missing = [name for name in expected if name not in found and name not in ill_shaped and name not in clashes]
@@ -152,8 +153,13 @@ def check_kv_pairs(
     if problems:
         shown = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
         return Check("kv-pairs", "fail", shown, numbers, (*missing, *ill_shaped, *clashes, *strangers, *flaws))
-    message = f"{len(found) // 2} K/V pairs, complete for {_title(unet, widths)}, finite and not constant"
+    message = f"{pairs} K/V pairs, complete for {_title(unet, widths)}, finite and not constant"
     return Check("kv-pairs", "pass", message, numbers)
+
+
+def _count(names: Iterable[str]) -> int:
+    """How many pairs these tensors are, each counted by its K and V."""
+    return sum(name.endswith("_ip.weight") for name in names) // 2
 
 
 def _flaw(tensor: OutputTensor) -> str | None:
@@ -168,11 +174,12 @@ def _flaw(tensor: OutputTensor) -> str | None:
 
 
 def _title(unet: str | None, widths: Mapping[int, int]) -> str:
-    """The UNet the pairs fit, and its widths where they are not the published ones."""
+    """The base that the pairs fit, and its widths where they are not the published ones."""
     if unet is None:
         return "no UNet known here"
-    published = {site.level: site.width for site in UNETS[unet].sites}
+    published = {site.level: site.width for site in BASES[unet].sites}
     own = {level: widths.get(level, width) for level, width in published.items()}
     if own == published:
-        return UNETS[unet].title
-    return f"a UNet built like {UNETS[unet].title} with widths {', '.join(str(own[level]) for level in sorted(own))}"
+        return BASES[unet].title
+    kind = "a transformer" if unet in TRANSFORMERS else "a UNet"
+    return f"{kind} built like {BASES[unet].title} with widths {', '.join(str(own[level]) for level in sorted(own))}"

@@ -33,9 +33,7 @@ def check_layout(plan: Plan, *, resampler_only: bool = False) -> Check:
     if resampler_only and {layout.name for layout in plan.choice.layouts} == {"bare-projection", "resampler"}:
         return Check("layout", "pass", "canonical names without a prefix, the projection alone")
     if plan.needs_conversion:
-        message = (
-            f"the layout is {plan.choice.name}, which stock loaders do not read: verified as convert would write it"
-        )
+        message = f"the layout is {plan.choice.name}, {plan.readers}: verified as convert would write it"
         return Check("layout", "fail", message)
     if plan.family.caveat:
         return Check("layout", "pass", f"published names ({plan.choice.name}); {plan.family.caveat}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ckptfix.reference import UNETS
+from ckptfix.reference import BASES
 
 OTHER = "other"
 _BLOCK = re.compile(r"image_proj\.[a-z_.]*layers\.(\d+)\.")
@@ -12,14 +12,14 @@ _SITE = re.compile(r"ip_adapter\.(\d+)\.")
 
 
 def part_of(name: str, unet: str | None) -> str:
-    """The part that a canonical name belongs to; `unet` (a key of `UNETS`) says where its K/V pairs sit."""
+    """The part that a canonical name belongs to; `unet` (a key of `BASES`) says where its K/V pairs sit."""
     block, site = _BLOCK.match(name), _SITE.match(name)
     if block:
         return f"projection, block {block[1]}"
     if site:
-        paths = {place.index: place.path for place in UNETS[unet].sites} if unet else {}
+        paths = {place.index: place.path for place in BASES[unet].sites} if unet else {}
         path = paths.get(int(site[1]), "")
-        where = path.partition(".")[0] if path.startswith("mid") else ".".join(path.split(".")[:2])
+        where = path.partition(".")[0] if not path.startswith(("down", "up")) else ".".join(path.split(".")[:2])
         return f"K/V, {where}" if where else "K/V"
     return "projection, ends" if name.startswith("image_proj.") else OTHER
 

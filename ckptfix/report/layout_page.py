@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ckptfix.families.known import family_of
+from ckptfix.layouts.catalogue import NAMED
 from ckptfix.layouts.layout import Layout, Rule
 from ckptfix.look_alikes import LOOK_ALIKES, LookAlike
 from ckptfix.products import PRODUCTS, Product
-from ckptfix.reference import UNETS
+from ckptfix.reference import BASES
 from ckptfix.report.page import Page
 
 _KINDS = (
@@ -36,7 +37,7 @@ def layouts_page(layouts: Iterable[Layout], width: int) -> Page:
         page.text(product.name, "cyan", indent=2)
         page.text(f"{product.title}; projection {family_of(product.config).name}, fed by {product.encoder}", indent=6)
     page.blank()
-    page.text("Named sets: canonical = flat-st+resampler+odd, instantid = nested-bin+resampler+odd", hang=2)
+    page.text("Named sets: " + ", ".join(f"{name} = {parts}" for name, parts in NAMED.items()), hang=2)
     page.text("For another family canonical has the projection of that family: flat-st+linear+odd", hang=2)
     page.text("The rules of one, and where it was seen: ckptfix layouts NAME", hang=2)
     return page
@@ -61,7 +62,7 @@ def product_page(product: Product, width: int) -> Page:
     page.labelled("kind", "published adapter")
     page.labelled("family", f"{product.family}, projection {family_of(product.config).name}")
     page.labelled("encoder", product.encoder)
-    unet = UNETS[product.config.unet].title if product.config.unet else "none known here"
+    unet = BASES[product.config.unet].title if product.config.unet else "none known here"
     page.labelled("base", product.base or unet)
     page.labelled("class", product.config.constructor())
     for twin in product.twins:
@@ -82,6 +83,8 @@ def layout_page(layouts: Iterable[Layout], width: int) -> Page:
             page.labelled("also called", alias)
         for remark in _remarks(layout):
             page.labelled("", remark)
+        if layout.read_by:
+            page.labelled("read by", layout.read_by)
         for seen in layout.seen:
             page.labelled("seen", seen)
         page.labelled("mapping", f"ckptfix/mappings/{layout.origin}")
@@ -168,6 +171,7 @@ def layout_document(layout: Layout, *, rules: bool) -> dict[str, Any]:
         "family": layout.family.name if layout.kind == "projection" else None,
         "aliases": list(layout.aliases),
         "declared": layout.declared,
+        "read_by": layout.read_by,
         "reversible": layout.reversible,
         "seen": list(layout.seen),
     }
