@@ -31,6 +31,7 @@ from ckptfix.shards import shards_behind
 from ckptfix.tensors.casting import check_dtype, target_dtype
 from ckptfix.tensors.ops import ShapeMismatchError
 from ckptfix.text import printable
+from ckptfix.transfer import Transfer
 
 # Findings of reading that name tensors which are gone; `--partial` keeps the others.
 LOSSES = frozenset({"truncated", "checksum", "missing-record"})
@@ -132,11 +133,6 @@ def convert(
     local = [source for source in sources if isinstance(source, Path)]
     remote = len(local) < len(sources)
     _check_parts(local)
-    if proof and remote:
-        raise UsageError(
-            "--proof hashes the whole source file, and a remote one is read in parts",
-            hint="download the file first, or leave --proof out",
-        )
     parts = _target_parts(to)
     _check_suffix(out, parts.get("wrapper") or canonical_parts(RESAMPLER)["wrapper"])
     if not dry_run:
@@ -150,20 +146,23 @@ def convert(
         result = _draft(plan, wanted, sources, out, dry_run, tuple(unmet_conditions(checkpoint, plan)))
         if result.refused or dry_run:
             return result
-        prover = opened.enter_context(Prover(checkpoint, local)) if proof else None
+        steps = _target_steps(plan, wanted)
         tensors = [
-            tensor
-            for step in _target_steps(plan, wanted)
-            for tensor in step_tensors(checkpoint, step, dtype, allow_overflow=allow_overflow)
+            tensor for step in steps for tensor in step_tensors(checkpoint, step, dtype, allow_overflow=allow_overflow)
         ]
+        transfer = Transfer(checkpoint, steps, pickled=is_pickle(wanted.wrapper)) if remote else None
+        if proof and transfer:
+            transfer.require_digests(len(sources) - len(local))
+        prover = opened.enter_context(Prover(checkpoint, sources, transfer)) if proof else None
         metadata = _metadata(result, wanted, prover, sources, checkpoint.manifest.file_sizes)
         size = write_tensors(
             out,
             wanted.wrapper,
-            tensors,
+            transfer.in_order(tensors) if transfer and transfer.is_stream else tensors,
             metadata,
             force=force,
             read_once=remote,
+            approve=transfer.approve if transfer else None,
             prover=prover,
             progress=progress,
         )
@@ -171,6 +170,7 @@ def convert(
             write_text(proof_path(out), prover.document(result.ledger, out, size), force=force)
     return replace(
         result,
+        findings=(*result.findings, *(transfer.findings() if transfer else ())),
         written=True,
         bytes=size,
         compared=len(tensors),

@@ -61,12 +61,15 @@ def write_tensors(
     *,
     force: bool,
     read_once: bool = False,
+    approve: Callable[[], None] | None = None,
     prover: Prover | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Write, reopen with our own reader and with the official library, compare, and only then put it in place.
 
-    `read_once`: the source is too costly to read again, so the file is compared with digests of what was read.
+    `read_once`: the source is too costly to read again or backwards, so safetensors are written in the order of
+    `tensors`, each to its place, and the file is compared with digests of what was read.
+    `approve` is called before the file is put in place, and stops that by an error.
     Returns the size in bytes. OutputError if the target cannot be written or differs from its source.
     """
     total = sum(tensor.nbytes for tensor in tensors)
@@ -78,11 +81,13 @@ def write_tensors(
         if is_pickle(wrapper):
             size = write_torch_zip(pending.stream, tensors, nesting=_nesting(tensors, wrapper), progress=meter)
         else:
-            size = write_safetensors(pending.stream, tensors, metadata, progress=meter)
+            size = write_safetensors(pending.stream, tensors, metadata, scattered=read_once, progress=meter)
             if prover:
                 prover.fill_placeholder(pending.stream, pending.path)
         pending.sync(size)
         _compare(pending.path, tensors, digests, prover, _Meter("compare", total, progress))
+        if approve:
+            approve()
     return size
 
 
@@ -132,25 +137,21 @@ def _compare(
             found = written.manifest.tensors[tensor.name]
             if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
                 raise _differs(tensor.name)
+            digest = prover.output_digest(tensor.name) if prover else None
             if digests is not None:
-                if _sha256(view_chunks(written, View.of(found)), report) != digests[tensor.name]:
+                digest = digest or hashlib.sha256()
+                for chunk in view_chunks(written, View.of(found)):
+                    digest.update(chunk)
+                    report(len(chunk))
+                if digest.digest() != digests[tensor.name]:
                     raise _differs(tensor.name)
                 continue
-            digest = prover.output_digest(tensor.name) if prover else None
             for source, copy in aligned(tensor.chunks(), view_chunks(written, View.of(found))):
                 if not same_bytes(source, copy):
                     raise _differs(tensor.name)
                 if digest:
                     digest.update(copy)
                 report(len(copy))
-
-
-def _sha256(chunks: Iterator[bytes | memoryview], report: Callable[[int], None]) -> bytes:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-        report(len(chunk))
-    return digest.digest()
 
 
 def _check_names(path: Path, written: Checkpoint, tensors: Sequence[OutputTensor]) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptfix.errors import UsageError
 from ckptfix.formats import Checkpoint, open_checkpoint
@@ -14,7 +15,11 @@ from ckptfix.formats.address import Location, location, shown
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.manifest import Manifest
 from ckptfix.shards import are_one_set, shards_behind
-from ckptfix.tensors.view_bytes import ByteReader
+
+if TYPE_CHECKING:
+    from ckptfix.formats.remote import RemoteFile
+
+WholeCheckpoint: TypeAlias = "Checkpoint | JoinedCheckpoint"
 
 
 class JoinedCheckpoint:
@@ -23,10 +28,14 @@ class JoinedCheckpoint:
     The caller opens and closes the parts.
     """
 
-    def __init__(self, parts: Sequence[ByteReader], *, shards_of: str = "") -> None:
+    def __init__(self, parts: Sequence[WholeCheckpoint], *, shards_of: str = "") -> None:
         """`shards_of` names the whole that these are shards of; without it they are parts with layouts of their own."""
         self._parts = parts
-        self.manifest = _joined([part.manifest for part in parts], shards_of)
+        self.manifest: Manifest = _joined([part.manifest for part in parts], shards_of)
+
+    @property
+    def distant(self) -> tuple[RemoteFile, ...]:
+        return tuple(file for part in self._parts for file in part.distant)
 
     def read(self, record: str, offset: int, size: int) -> bytes:
         part, name = self._find(record)
@@ -40,7 +49,7 @@ class JoinedCheckpoint:
         part, name = self._find(record)
         part.check(name)
 
-    def _find(self, record: str) -> tuple[ByteReader, str]:
+    def _find(self, record: str) -> tuple[WholeCheckpoint, str]:
         number, _, name = record.partition("/")
         return self._parts[int(number)], name
 
@@ -48,7 +57,7 @@ class JoinedCheckpoint:
 @contextmanager
 def open_whole(
     paths: Sequence[str | os.PathLike[str]], *, limits: Limits = DEFAULT_LIMITS, partial: bool = False
-) -> Iterator[ByteReader]:
+) -> Iterator[WholeCheckpoint]:
     """One checkpoint as it is; shards, listed by an index or by their own names, as the checkpoint that they are; other
     files as parts of one adapter, each read in its own layout (`Manifest.parts`).
 
@@ -63,7 +72,7 @@ def open_whole(
         def read(path: Location) -> Checkpoint:
             return opened.enter_context(open_checkpoint(path, limits=limits, partial=partial))
 
-        wholes: list[ByteReader] = [
+        wholes: list[WholeCheckpoint] = [
             read(group[0]) if len(group) == 1 else JoinedCheckpoint([read(path) for path in group], shards_of=named)
             for named, group in zip(names, groups, strict=True)
         ]

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import ckptfix
+from ckptfix.formats.address import Location, file_name
 from ckptfix.tensors.view_bytes import ByteReader, view_chunks
 from ckptfix.tensors.views import View
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+    from ckptfix.transfer import Transfer
 
 SCHEMA = "ckptfix.proof/1"
 
@@ -35,16 +38,18 @@ def proof_path(out: Path) -> Path:
 class Prover:
     """Collects the digests of one conversion.
 
-    The source files are hashed in a thread of their own while tensors are copied (hashlib lets go of the interpreter
-    lock), so their digests go into the output's header last, over a placeholder of the same length.
+    The source files are hashed while tensors are copied, local ones in a thread of their own (hashlib lets go of the
+    interpreter lock), so their digests go into the output's header last, over a placeholder of the same length.
     """
 
-    def __init__(self, checkpoint: ByteReader, sources: Sequence[Path]) -> None:
+    def __init__(self, checkpoint: ByteReader, sources: Sequence[Location], transfer: Transfer | None = None) -> None:
         self._checkpoint = checkpoint
         self._sources = sources
+        self._transfer = transfer
         self._outputs: dict[str, _Hash] = {}
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._files: list[Future[str]] = [self._pool.submit(file_sha256, source) for source in sources]
+        local = [source for source in sources if isinstance(source, Path)]
+        self._files: list[Future[str]] = [self._pool.submit(file_sha256, source) for source in local]
 
     def __enter__(self) -> Prover:
         return self
@@ -54,7 +59,9 @@ class Prover:
 
     def source_sha256(self) -> list[str]:
         """Hex digests of the source files, in order; waits for them."""
-        return [future.result() for future in self._files]
+        here = iter(self._files)
+        there = iter(self._transfer.sha256() if self._transfer else ())
+        return [next(here).result() if isinstance(source, Path) else next(there) for source in self._sources]
 
     @property
     def placeholder(self) -> str:
@@ -75,6 +82,7 @@ class Prover:
 
     def document(self, ledger: Sequence[LedgerEntry], out: Path, size: int) -> str:
         """The JSON text. A tensor that was only renamed has the digest of its output: they were compared."""
+        sizes = self._checkpoint.manifest.file_sizes
         inputs = {name for line in ledger for name in line.inputs}
         copied = {line.inputs[0]: line.output for line in ledger if line.op == "rename"}
         digests = {
@@ -85,8 +93,8 @@ class Prover:
             "schema": SCHEMA,
             "ckptfix_version": ckptfix.__version__,
             "sources": [
-                {"name": source.name, "bytes": source.stat().st_size, "sha256": digest}
-                for source, digest in zip(self._sources, self.source_sha256(), strict=True)
+                {"name": file_name(source), "bytes": size, "sha256": digest}
+                for source, size, digest in zip(self._sources, sizes, self.source_sha256(), strict=True)
             ],
             "output": {"name": out.name, "bytes": size},
             "tensors": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import random
@@ -33,7 +35,7 @@ from ckptfix.errors import (
     UnreadableError,
     UsageError,
 )
-from ckptfix.formats import open_checkpoint
+from ckptfix.formats import open_checkpoint, ranges
 from ckptfix.formats.address import address_of, file_name, shown
 from ckptfix.formats.bytesource import chunks_of, read_at
 from ckptfix.formats.checkpoint import open_source
@@ -68,6 +70,8 @@ class Site:
     cuts: int = 0
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # answered first, in order
     redirect: str = ""
+    stated: str = ""  # the sha256 that its redirects name
+    stated_size: int = 0
     asked: list[Asked] = field(default_factory=list)
 
     def serve(self, data: bytes) -> None:
@@ -95,7 +99,8 @@ def running() -> Iterator[Site]:
                 self.head(status, headers)
                 return
             if site.redirect:
-                self.head(302, {"Location": site.redirect})
+                linked = {"X-Linked-Etag": f'"{site.stated}"', "X-Linked-Size": str(site.stated_size)}
+                self.head(302, {"Location": site.redirect} | (linked if site.stated else {}))
                 return
             span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
             assert span is not None
@@ -111,10 +116,11 @@ def running() -> Iterator[Site]:
             if site.cuts and stop - start > site.cut_after:
                 site.cuts -= 1
                 stop = start + site.cut_after
-            for at in range(start, stop, 1 << 20):
-                piece = site.data(at, min(at + (1 << 20), stop))
-                self.wfile.write(piece)
-                asked.sent += len(piece)
+            with contextlib.suppress(ConnectionError):  # whoever has read enough goes
+                for at in range(start, stop, 1 << 20):
+                    piece = site.data(at, min(at + (1 << 20), stop))
+                    self.wfile.write(piece)
+                    asked.sent += len(piece)
 
         def head(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -282,11 +288,24 @@ def test_the_hub_asks_for_a_token(site: Site, monkeypatch: pytest.MonkeyPatch) -
     assert site.asked[1].headers["Authorization"] == f"Bearer {SECRET}"
 
 
-def test_a_server_without_ranges_is_named(site: Site) -> None:
-    site.serve(files.healthy_zip())
+def test_a_server_without_ranges_is_named_where_the_whole_file_would_be_needed(site: Site, tmp_path: Path) -> None:
+    site.serve(save(tmp_path / "a.bin", adapter(replace(TINY, output_dim=280), scale=4).layout()).read_bytes())
     site.ranges = False
     error = refused(UnavailableError, f"{site.url}/a.bin")
-    assert error.code == "no-ranges" and "download the file first" in error.hint
+    assert error.code == "no-ranges" and "download the file first" in error.hint and f"{site.size:,}" in error.message
+
+
+def test_a_server_without_ranges_is_read_forwards(site: Site, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.safetensors", adapter(replace(TINY, output_dim=280), scale=4).canonical())
+    site.serve(path.read_bytes())
+    site.ranges = False
+    url = f"{site.url}/a.safetensors"
+    assert inspect(url).manifest.tensors == inspect(path).manifest.tensors
+    convert(path, tmp_path / "disk.safetensors")
+    site.asked.clear()
+    convert(url, tmp_path / "net.safetensors")
+    assert (tmp_path / "disk.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+    assert len(site.asked) == 2  # the header, then all
 
 
 @pytest.mark.parametrize("change", ["etag", "size"])
@@ -314,6 +333,120 @@ def test_a_token_does_not_go_on_to_another_server(site: Site, monkeypatch: pytes
     assert site.asked[0].headers["Authorization"] == f"Bearer {SECRET}"
     assert store.asked and not any("Authorization" in one.headers for one in store.asked)
     assert all("Range" in one.headers for one in store.asked)
+
+
+@contextmanager
+def hub(site: Site, monkeypatch: pytest.MonkeyPatch, data: bytes, stated: bytes | None = None) -> Iterator[Site]:
+    """`site` as the hub, which leads to the store that is yielded and states size and sha256 of `stated`."""
+    monkeypatch.setenv("HF_ENDPOINT", site.url)
+    with running() as store:
+        store.serve(data)
+        site.redirect = f"{store.url}/blob?X-Amz-Signature={SECRET}"
+        site.stated = hashlib.sha256(data if stated is None else stated).hexdigest()
+        site.stated_size = len(data)
+        yield store
+
+
+def test_where_the_hub_leads_is_asked_directly_from_then_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a.bin", adapter(replace(TINY, output_dim=280), scale=4).layout())
+    with hub(site, monkeypatch, path.read_bytes()) as store:
+        convert("hf://a/b/a.bin", tmp_path / "net.safetensors")
+        assert len(site.asked) == 1 and len(store.asked) <= 4
+    convert(path, tmp_path / "disk.safetensors")
+    assert (tmp_path / "disk.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_an_address_whose_signature_is_over_is_got_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    data = random.Random(0).randbytes(1 << 20)
+    with hub(site, monkeypatch, data) as store:
+        source = open_remote("hf://a/b/a.bin", sleep=lambda seconds: pytest.fail("waited"))
+        store.failures = [(status, {})]
+        assert read_at(source, 1 << 19, 1 << 18) == data[1 << 19 :][: 1 << 18]
+        assert len(site.asked) == 2
+        store.failures = [(status, {})] * 3
+        with pytest.raises((UsageError, UnavailableError)):
+            read_at(source, 100_000, 1 << 17)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_the_sha256_that_the_hub_states_is_checked(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str
+) -> None:
+    made = adapter(replace(TINY, output_dim=280), scale=4)
+    data = save(tmp_path / f"a{suffix}", made.layout() if suffix == ".bin" else made.canonical()).read_bytes()
+    out = tmp_path / "out.safetensors"
+    with hub(site, monkeypatch, data) as store:
+        found = convert(f"hf://a/b/a{suffix}", out)
+        assert [one.severity for one in found.findings if one.code == "sha256"] == ["note"]
+        assert site.stated in next(one.message for one in found.findings if one.code == "sha256")
+        assert store.sent < 1.1 * len(data) + (128 << 10)
+    out.unlink()
+    with hub(site, monkeypatch, data, stated=data[:-1]), pytest.raises(DamagedError) as caught:
+        convert(f"hf://a/b/a{suffix}", out)
+    assert caught.value.code == "checksum" and site.stated in caught.value.message
+    assert list(tmp_path.iterdir()) == [tmp_path / f"a{suffix}"]
+
+
+def test_what_is_not_read_whole_is_not_called_checked(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = save(tmp_path / "a.bin", tiny().layout()).read_bytes()
+    with hub(site, monkeypatch, data, stated=data[:-1]):
+        found = convert("hf://a/b/a.bin", tmp_path / "out.bin", to="instantid")
+    assert "was not checked" in next(one.message for one in found.findings if one.code == "sha256")
+
+
+def test_a_store_with_another_size_than_the_hub_states_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub(site, monkeypatch, files.healthy_safetensors()):
+        site.stated_size += 1
+        with pytest.raises(DamagedError) as caught:
+            open_checkpoint("hf://a/b/a.safetensors")
+    assert caught.value.code == "truncated"
+
+
+def test_the_proof_of_a_remote_conversion_is_that_of_a_local_one(site: Site, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bin", tiny().layout("nested-bin", "diffusers-plus"))
+    site.serve(path.read_bytes())
+    for name, source in (("disk", path), ("net", f"{site.url}/a.bin?{SECRET}")):
+        (tmp_path / name).mkdir()
+        convert(source, tmp_path / name / "out.safetensors", proof=True)
+    proofs = [(tmp_path / name / "out.safetensors.proof.json").read_text() for name in ("disk", "net")]
+    assert proofs[0] == proofs[1]
+    assert (tmp_path / "disk/out.safetensors").read_bytes() == (tmp_path / "net/out.safetensors").read_bytes()
+    with pytest.raises(UsageError):
+        convert(f"{site.url}/a.bin", tmp_path / "out.bin", to="instantid", proof=True)
+
+
+def test_a_server_that_trickles_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.serve(bytes(1 << 20))
+    source = open_remote(f"{site.url}/a.bin", sleep=lambda seconds: None)
+    monkeypatch.setattr(ranges, "_PATIENCE", -1.0)  # any wait is too long
+    monkeypatch.setattr(ranges, "_LITTLE", 1 << 40)  # for less than this
+    site.cuts, site.cut_after = 99, 1000
+    with pytest.raises(UnavailableError) as caught:
+        read_at(source, 1 << 19, 1 << 18)
+    assert "next to nothing" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "word", ["Mon, 01 Jan 2024 00:00:00 +99999999999999999", "Mon, 01 Jan 0001 00:00:00 +2359", "soon"]
+)
+def test_a_strange_retry_after_is_no_traceback(site: Site, word: str) -> None:
+    site.serve(files.healthy_safetensors())
+    site.failures = [(503, {"Retry-After": word})]
+    waited: list[float] = []
+    open_source(open_remote(f"{site.url}/a.safetensors", sleep=waited.append)).close()
+    assert len(waited) == 1
+
+
+def test_a_circle_of_addresses_is_named(site: Site) -> None:
+    site.redirect = f"{site.url}/a.bin"
+    assert "without end" in refused(UnavailableError, f"{site.url}/a.bin").message
 
 
 def test_a_token_goes_to_the_hub_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from ckptfix.errors import CkptfixError, DamagedError, UnreadableError
 from ckptfix.findings import Finding
@@ -20,6 +20,9 @@ from ckptfix.formats.limits import DEFAULT_LIMITS, Limits, limit_error
 from ckptfix.formats.triage import identify, suffix_finding
 from ckptfix.manifest import Manifest, Record
 from ckptfix.text import plural, printable, some
+
+if TYPE_CHECKING:
+    from ckptfix.formats.remote import RemoteFile
 
 _WRAPPINGS: Final = 2
 
@@ -160,6 +163,15 @@ class Checkpoint:
             spooled.close()
         self._inflated.clear()
         self._source.close()
+
+    @property
+    def distant(self) -> tuple[RemoteFile, ...]:
+        """The file on the net that is read directly: none for a local file, or one that had to be unpacked first."""
+        if not self._source.remote:
+            return ()
+        from ckptfix.formats.remote import RemoteFile  # only here: start-up time
+
+        return (self._source,) if isinstance(self._source, RemoteFile) else ()
 
     def read(self, record: str, offset: int, size: int) -> bytes:
         """`size` bytes of a record from `offset` on."""

@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -26,31 +27,51 @@ from ckptfix.text import printable
 Sleep = Callable[[float], object]
 
 _TIMEOUT: Final = 30.0  # seconds without a byte
-_TRIES: Final = 5  # failures in a row, without one byte between them
+_PATIENCE: Final = 60.0  # seconds for
+_LITTLE: Final = 64 << 10  # bytes: what comes slower is no transfer
+_TRIES: Final = 5  # failures in a row, without as many bytes between them
 _PAUSE: Final = 0.5  # seconds, doubled after each failure
 _LONGEST_PAUSE: Final = 60.0
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_EXPIRED: Final = frozenset({401, 403, 404, 410})  # what an address answers whose signature is over
 _DOWNLOAD: Final = "download the file first, then give its path"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What the hub says of a file in its large file storage: sha256 (hex) and size in bytes."""
+
+    sha256: str
+    size: int
 
 
 class Ranges:
     """The one file behind an address. `size` is known after the first `open`, and pinned with the server's validators:
-    bytes of two versions are never mixed."""
+    bytes of two versions are never mixed. Where the address led on to another is remembered, and asked directly as
+    long as that one answers. `stated` is what the hub says of the file."""
 
     def __init__(self, address: Address, sleep: Sleep = time.sleep) -> None:
+        self.stated: Stated | None = None
+        self.whole_only = False
         self._address = address
+        self._target = address.url
         self._sleep = sleep
         self._failures = 0
+        self._bytes = 0  # since the patience last started afresh
+        self._waited = 0.0  # seconds, likewise
         self._version: tuple[int, str, str] | None = None
         proxies = ProxyHandler({}) if address.loopback else ProxyHandler()
-        self._opener = build_opener(proxies, _Redirects(address))
+        self._opener = build_opener(proxies, _Redirects(address, self._note))
 
     @property
     def size(self) -> int:
         return self._version[0] if self._version else 0
 
     def open(self, start: int, stop: int) -> http.client.HTTPResponse | None:
-        """The bytes from `start` up to `stop`, or to the end of the file; None where the file is empty."""
+        """The bytes from `start` up to `stop`, or to the end of the file; None where the file is empty.
+
+        From a server that knows no ranges (`whole_only`) it is the whole file, from its first byte.
+        """
         while True:
             try:
                 return self._ask(start, stop)
@@ -62,15 +83,29 @@ class Ranges:
                         and re.fullmatch(r"bytes \*/0", error.headers.get("Content-Range", ""))
                     ):
                         return None
+                    if error.code in _EXPIRED and self._target != self._address.url:
+                        self._target = self._address.url
+                        continue
                     if error.code not in _TRANSIENT:
                         raise self._refusal(error.code) from error
                     self.failed(f"answers {error.code}", error, error.headers)
             except (OSError, http.client.HTTPException) as error:
                 self.failed(_described(error), error)
 
-    def received(self) -> None:
-        """Bytes came: the patience starts afresh."""
-        self._failures = 0
+    def received(self, count: int, seconds: float) -> bool:
+        """Note bytes that came after so long; whether it makes sense to read on, or the server only trickles."""
+        self._bytes += count
+        self._waited += seconds
+        trickles = self._waited > _PATIENCE and self._bytes < _LITTLE
+        if self._bytes >= _LITTLE:
+            self.finished()
+        elif trickles:
+            self._bytes, self._waited = 0, 0.0
+        return not trickles
+
+    def finished(self) -> None:
+        """All or much of what was asked for came: the patience starts afresh."""
+        self._failures, self._bytes, self._waited = 0, 0, 0.0
 
     def failed(self, problem: str, error: Exception, headers: Message | None = None) -> None:
         """Wait before the next try; `UnavailableError` where another one is of no use."""
@@ -89,11 +124,11 @@ class Ranges:
         self._sleep(min(_LONGEST_PAUSE, _PAUSE * 2 ** (self._failures - 1)) if pause is None else pause)
 
     def _ask(self, start: int, stop: int) -> http.client.HTTPResponse:
-        request = Request(self._address.url)  # noqa: S310 (address_of lets http and https pass, no other)
+        request = Request(self._target)  # noqa: S310 (address_of lets http and https pass, no other)
         request.add_header("Range", f"bytes={start}-{stop - 1}")
         request.add_header("Accept-Encoding", "identity")
         request.add_header("User-Agent", "ckptfix")
-        if self._address.token:
+        if self._address.token and origin(self._target) == origin(self._address.url):
             request.add_unredirected_header("Authorization", f"Bearer {self._address.token}")
         response: http.client.HTTPResponse = self._opener.open(request, timeout=_TIMEOUT)
         try:
@@ -101,40 +136,77 @@ class Ranges:
         except CkptfixError:
             response.close()
             raise
+        self._target = response.geturl()
         return response
+
+    def _note(self, asked: str, headers: Message) -> None:
+        """What the hub's own answer says before it leads on. Source: huggingface_hub, file_download.py,
+        `get_hf_file_metadata`: for a file in its large file storage the ETag is the sha256."""
+        sha256, size = headers.get("X-Linked-Etag", "").strip('"').lower(), headers.get("X-Linked-Size", "")
+        if not self._address.on_hub or origin(asked) != origin(self._address.url):
+            return
+        if re.fullmatch(r"[0-9a-f]{64}", sha256) and re.fullmatch(r"\d{1,18}", size):
+            stated = Stated(sha256, int(size))
+            if self.stated not in (None, stated):
+                raise self._changed()
+            self.stated = stated
 
     def _check(self, response: http.client.HTTPResponse, start: int, stop: int) -> None:
         headers = response.headers
+        if response.status == 200:
+            self._check_whole(headers)
+            return
         span = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
-        if response.status != 206:
-            raise self._whole_file(headers)
-        encoding = headers.get("Content-Encoding", "identity")
-        if span is None or encoding != "identity":
+        if response.status != 206 or span is None or not _is_plain(headers):
             raise self._error(
                 UnavailableError, "its server sends ranges that cannot be placed in the file", _DOWNLOAD, "no-ranges"
             )
         first, last, size = map(int, span.groups())
+        self._pin(size, headers)
+        if (first, last) != (start, min(stop, size) - 1):
+            raise self._changed()
+
+    def _check_whole(self, headers: Message) -> None:
+        """An answer that is the whole file, although a range was asked for."""
+        if headers.get_content_type() == "text/html":
+            raise self._error(
+                UnreadableError,
+                "is a web page, not a checkpoint",
+                "give the address of the file itself: on Hugging Face one with /resolve/, or hf://owner/repo/path",
+                "html-page",
+            )
+        length = headers.get("Content-Length", "")
+        if not re.fullmatch(r"\d{1,18}", length) or not _is_plain(headers):
+            raise self.no_ranges()
+        self.whole_only = True
+        self._pin(int(length), headers)
+
+    def no_ranges(self) -> CkptfixError:
+        """What to raise where a server without ranges would have to send the whole file for a few bytes of it."""
+        length = f" ({self.size:,} bytes)" if self.size else ""
+        return self._error(
+            UnavailableError,
+            f"its server sends only the whole file{length}, no ranges, and not its beginning alone is needed",
+            f"{_DOWNLOAD}: curl -L -O ADDRESS",
+            "no-ranges",
+        )
+
+    def _pin(self, size: int, headers: Message) -> None:
         version = (size, headers.get("ETag", ""), headers.get("Last-Modified", ""))
+        if self.stated is not None:
+            if self.stated.size != size:
+                problem = f"is {size:,} bytes long where its server keeps it, and {self.stated.size:,} as the hub says"
+                raise self._error(DamagedError, problem, "try again later, or another revision", "truncated")
+            version = (size, "", "")  # its stores may disagree on the rest, and its sha256 tells more
         if self._version is None:
             self._version = version
-        if version != self._version or (first, last) != (start, min(stop, size) - 1):
+        if version != self._version:
             raise self._changed()
 
     def _changed(self) -> CkptfixError:
         return self._error(
             DamagedError, "changed on its server while it was read", "run it again; nothing was kept", "changed"
         )
-
-    def _whole_file(self, headers: Message) -> CkptfixError:
-        if headers.get_content_type() == "text/html":
-            return self._error(
-                UnreadableError,
-                "is a web page, not a checkpoint",
-                "give the address of the file itself: on Hugging Face one with /resolve/, or hf://owner/repo/path",
-                "html-page",
-            )
-        message = "its server sends whole files only, no ranges"
-        return self._error(UnavailableError, message, f"{_DOWNLOAD}: curl -L -O ADDRESS", "no-ranges")
 
     def _refusal(self, status: int) -> CkptfixError:
         if status in (401, 403):
@@ -148,6 +220,10 @@ class Ranges:
             return self._error(UsageError, f"no such file on the server ({status})", hint, "no-such-file")
         if status == 416:
             return self._changed()
+        if 300 <= status < 400:
+            return self._error(
+                UnavailableError, "its server leads from address to address without end", _DOWNLOAD, "network"
+            )
         hint = f"check the address, or {_DOWNLOAD}"
         return self._error(UnavailableError, f"cannot be read: the server answers {status}", hint, "network")
 
@@ -158,12 +234,14 @@ class Ranges:
 class _Redirects(HTTPRedirectHandler):
     """Follows to where https leads. A token goes on only to the very server that it was meant for."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, note: Callable[[str, Message], None]) -> None:
         self._address = address
+        self._note = note
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
+        self._note(req.full_url, headers)
         check_server(newurl, self._address.shown, loopback=self._address.loopback)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         token = req.unredirected_hdrs.get("Authorization")
@@ -190,6 +268,10 @@ def _asked_pause(headers: Message) -> float | None:
         return float(word)
     try:
         until = parsedate_to_datetime(word)
-    except ValueError:
+        return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _is_plain(headers: Message) -> bool:
+    return headers.get("Content-Encoding", "identity") == "identity"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import BinaryIO
 
 from ckptfix.formats.output import OutputTensor, copy_tensor
@@ -28,19 +29,31 @@ def write_safetensors(
     tensors: Sequence[OutputTensor],
     metadata: Mapping[str, str],
     *,
+    scattered: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write one file from the stream's present position on and return its size in bytes.
 
     `stream.write` must take each piece whole (a buffered stream does). `progress` gets the bytes of each piece of
-    tensor data. The same tensors and metadata, in any order, give the same bytes.
+    tensor data. The same tensors and metadata, in any order, give the same bytes. `scattered`: ask for the tensors in
+    the order given, each written to its place, for a source that is best read forwards; the stream must be seekable.
     """
     ordered = sorted(tensors, key=lambda tensor: (_RANK[tensor.dtype.name], tensor.name))
     header = _header(ordered, metadata)
     stream.write(header)
-    for tensor in ordered:
+    size = len(header) + sum(tensor.nbytes for tensor in ordered)
+    if not scattered:
+        for tensor in ordered:
+            copy_tensor(tensor, stream.write, progress)
+        return size
+    start = stream.tell()
+    ends = accumulate(tensor.nbytes for tensor in ordered)
+    places = {tensor.name: start + end - tensor.nbytes for tensor, end in zip(ordered, ends, strict=True)}
+    for tensor in tensors:
+        stream.seek(places[tensor.name])
         copy_tensor(tensor, stream.write, progress)
-    return len(header) + sum(tensor.nbytes for tensor in ordered)
+    stream.seek(start + size - len(header))
+    return size
 
 
 def _header(tensors: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:
