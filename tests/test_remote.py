@@ -141,9 +141,10 @@ def running() -> Iterator[Site]:
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_ENDPOINT"):
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path.parent / "no-such-home"))
 
 
 @pytest.fixture
@@ -456,6 +457,36 @@ def test_a_token_goes_to_the_hub_alone(site: Site, monkeypatch: pytest.MonkeyPat
     assert not any("Authorization" in one.headers for one in site.asked)
     assert address_of("https://huggingface.co/a/b/resolve/main/c.bin").token == SECRET
     assert address_of("https://huggingface.co.example.org/a/b/resolve/main/c.bin").token == ""
+
+
+def test_the_stored_token_is_used(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", site.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    assert address_of("hf://a/b/c.bin").token == SECRET
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    assert address_of("hf://a/b/c.bin").token == ""
+    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN")
+    (tmp_path / "other").write_text("hf_other")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "other"))
+    assert address_of("hf://a/b/c.bin").token == "hf_other"
+    monkeypatch.setenv("HF_TOKEN", "hf_first")
+    assert address_of("hf://a/b/c.bin").token == "hf_first"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("hf://a/b/c.bin", "/a/b/resolve/main/c.bin"),
+        ("hf://a/b@v1/d/c.bin", "/a/b/resolve/v1/d/c.bin"),
+        ("hf://a/b@refs/pr/1/c.bin", "/a/b/resolve/refs%2Fpr%2F1/c.bin"),
+        ("hf://a/b@refs%2Fpr%2F1/c.bin", "/a/b/resolve/refs%2Fpr%2F1/c.bin"),
+        ("hf://datasets/a/b/c.bin", "/datasets/a/b/resolve/main/c.bin"),
+        ("hf://spaces/a/b@dev/d/c.bin", "/spaces/a/b/resolve/dev/d/c.bin"),
+    ],
+)
+def test_names_on_the_hub(name: str, path: str) -> None:
+    assert address_of(name).url == f"https://huggingface.co{path}"
 
 
 def test_a_page_of_the_hub_stands_for_its_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Sources: huggingface_hub, hf_file_system.py (the form of hf://) and constants.py
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ Location: TypeAlias = "Path | str"  # a str is an address
 
 _SCHEMES: Final = ("hf://", "http://", "https://")
 _HUB: Final = "https://huggingface.co"
-_ON_HUB: Final = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/@]+))?/(.*[^/])")
+_ON_HUB: Final = re.compile(
+    r"hf://((?:(?:datasets|spaces)/)?[\w.-]+/[\w.-]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/@]+))?/(.*[^/])"
+)
 _SAFE: Final = "/%:@!$&'()*+,;=~"
 _TRUE: Final = ("1", "ON", "YES", "TRUE")
 
@@ -166,7 +169,18 @@ def _on_hub(name: str, endpoint: str, called: str) -> str:
 
 
 def _token() -> str:
-    token = os.environ.get("HF_TOKEN", "").strip()
+    """The token of the environment, else the one that `hf auth login` has stored; "" for none.
+
+    Source: huggingface_hub, utils/_auth.py (`get_token`) and constants.py (HF_TOKEN_PATH, HF_HOME).
+    """
+    token, where = os.environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
+    if not token and os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() not in _TRUE:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+        where = "the stored token"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            path = Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+            token = path.read_text(encoding="utf-8").strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise UsageError("HF_TOKEN holds what no token does", hint="set it again: hf auth token", code="token")
+        raise UsageError(f"{where} holds what no token does", hint="set it again: hf auth login", code="token")
     return token
