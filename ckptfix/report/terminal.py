@@ -65,7 +65,7 @@ def _fitting(text: str, stream: TextIO) -> str:
     """Our own signs in ASCII where the stream's encoding has none of them; names from files are escaped later."""
     if text.isascii():
         return text
-    encoding = getattr(stream, "encoding", None) or "ascii"
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # io.StringIO names none, and takes any
     for sign, plain in _PLAIN.items():
         if sign in text and not _encodes(sign, encoding):
             text = text.replace(sign, plain)
