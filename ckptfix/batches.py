@@ -13,7 +13,7 @@ from ckptfix.errors import CkptfixError, UnreadableError, UsageError
 from ckptfix.file_search import Found, find_files
 from ckptfix.formats.address import is_remote, location, shown
 from ckptfix.formats.limits import Limits
-from ckptfix.inspection import Inspection, inspect
+from ckptfix.inspection import Inspection, check_options, inspect
 
 R = TypeVar("R")
 Progress = Callable[[str, int, int], None]
@@ -70,9 +70,10 @@ def inspect_found(
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> Generator[Outcome, None, None]:
-    """`inspect_many` of what `find_files` found."""
+    """`inspect_many` of what `find_files` found. UsageError at once for options that are wrong for every file."""
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs can do nothing", hint="give 1 or more", code="jobs")
+    check_options(**options)
     files = [entry for entry in found if isinstance(entry, str)]
     return merged(found, _inspected(files, executor, jobs, options), progress)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+
+import numpy as np
 
 from ckptfix.copying import planned_tensors
 from ckptfix.detection import plan_for
@@ -32,7 +35,7 @@ STATUSES: tuple[Status, ...] = ("equal", "bytes", "dtype", "shape", "only-a", "o
 
 @dataclass(frozen=True, slots=True)
 class TensorComparison:
-    """One name in both files. `a` and `b` are dtype and shape there (None where it is absent).
+    """One name in both files. `a` and `b` are dtype and shape there (None where it is absent), `shape` that of A.
 
     `numbers` is there where bytes were compared and differ. With different dtypes the wider numbers are rounded to the
     narrower dtype (`rounded_to`) before: `numbers` is None if they are the same then, bit for bit. `damage` says which
@@ -41,12 +44,23 @@ class TensorComparison:
 
     name: str
     status: Status
-    elements: int
+    shape: tuple[int, ...]
     a: str | None
     b: str | None
     numbers: NumberDifference | None = None
     rounded_to: str | None = None
     damage: str | None = None
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def first(self) -> tuple[int, ...] | None:
+        """Where the first element is whose bytes differ: one number per axis, from 0."""
+        if self.numbers is None or self.numbers.first is None:
+            return None
+        return tuple(int(axis) for axis in np.unravel_index(self.numbers.first, self.shape))
 
     @property
     def same_after_rounding(self) -> bool:
@@ -61,7 +75,7 @@ class TensorComparison:
             "b": self.b,
             "elements": self.elements,
             "differing": found.differing if found else None,
-            "first": found.first if found else None,
+            "first": None if self.first is None else list(self.first),
             "max_abs": found.largest if found else None,
             "nonfinite": found.nonfinite if found else None,
             "rounded_to": self.rounded_to,
@@ -216,23 +230,21 @@ def _compare(
         there = a or b
         if there is None:
             raise AssertionError(f"{name} is in neither file")
-        elements = there.nbytes // there.dtype.itemsize
-        return TensorComparison(name, "only-a" if b is None else "only-b", elements, _words(a), _words(b))
-    elements = a.nbytes // a.dtype.itemsize
+        return TensorComparison(name, "only-a" if b is None else "only-b", there.shape, _words(a), _words(b))
     if a.shape != b.shape:
         report(a.nbytes)
-        return TensorComparison(name, "shape", elements, _words(a), _words(b))
+        return TensorComparison(name, "shape", a.shape, _words(a), _words(b))
     if a.dtype == b.dtype:
         numbers, damage = _difference(a.chunks(), b.chunks(), a.dtype, report)
         status: Status = "bytes" if numbers or damage else "equal"
-        return TensorComparison(name, status, elements, _words(a), _words(b), numbers, damage=damage)
+        return TensorComparison(name, status, a.shape, _words(a), _words(b), numbers, damage=damage)
     narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     if narrow not in CAST_DTYPES.values() or not {a.dtype.name, b.dtype.name} <= FLOATING:
         report(a.nbytes)
-        return TensorComparison(name, "dtype", elements, _words(a), _words(b))
+        return TensorComparison(name, "dtype", a.shape, _words(a), _words(b))
     numbers, damage = _difference(_cast(a, narrow), _cast(b, narrow), narrow, lambda _: None)
     report(a.nbytes)
-    return TensorComparison(name, "dtype", elements, _words(a), _words(b), numbers, narrow.torch, damage)
+    return TensorComparison(name, "dtype", a.shape, _words(a), _words(b), numbers, narrow.torch, damage)
 
 
 def _words(tensor: OutputTensor | None) -> str | None:

@@ -198,6 +198,15 @@ def _joined_choice(choices: Sequence[Choice]) -> Choice:
     )
 
 
+def check_asked(layout: str | None, mapping: str | os.PathLike[str] | None, reference: str) -> None:
+    """What `plan_for` raises for options that fit no file at all, before many are opened."""
+    _reference(reference)
+    if layout:
+        layout_parts(layout)
+    if mapping is not None:
+        _user_mapping(mapping)
+
+
 def _reference(name: str) -> Config | None:
     if name == "auto":
         return None

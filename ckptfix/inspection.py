@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptfix.detection import plan_for
+from ckptfix.detection import check_asked, plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.errors import DamagedError, ExitCode, UsageError
@@ -180,8 +180,7 @@ def inspect(
     a class of `forensics.known_classes`: what strict=False would leave random in it.
     Raises UnreadableError for what is no checkpoint, UnsafeError over a limit, UsageError for bad options.
     """
-    if base is not None and not values:
-        raise UsageError("--base is compared with values", hint="add --values, or leave --base out")
+    _check_base(base, values=values)
     autopsy = _autopsy_of(as_class)
     with open_whole([path], limits=limits) as checkpoint:
         plan = plan_for(
@@ -218,6 +217,33 @@ def inspect(
         plan = replace(plan, known=False)  # what its names would make of it in an adapter is not what it is
     result = _inspection(plan, identify(plan, published), tuple(findings))
     return replace(result, evidence=evidence, values=examined, autopsy=dissected)
+
+
+def check_options(
+    *,
+    reference: str = "auto",
+    layout: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
+    values: bool = False,
+    base: str | os.PathLike[str] | None = None,
+    as_class: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    **_: object,
+) -> None:
+    """What `inspect` would raise with these options for every file alike, so that many files say it once."""
+    _check_base(base, values=values)
+    if base is not None:
+        from ckptfix.evidence.base_unet import weights_of
+
+        with open_whole(weights_of(Path(base)), limits=limits):
+            pass
+    _autopsy_of(as_class)
+    check_asked(layout, mapping, reference)
+
+
+def _check_base(base: str | os.PathLike[str] | None, *, values: bool) -> None:
+    if base is not None and not values:
+        raise UsageError("--base is compared with values", hint="add --values, or leave --base out")
 
 
 def _autopsy_of(as_class: str | None) -> Callable[[Plan], Autopsy] | None:

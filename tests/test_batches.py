@@ -280,6 +280,30 @@ def test_names_are_shortened_in_the_middle(
     assert shortened(name, columns) == short
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["inspect", "--layout", "nope"], "nope"),
+        (["inspect", "--mapping", "none.toml"], "none.toml: cannot read the mapping"),
+        (["inspect", "--mapping", "bad.toml"], "bad.toml"),
+        (["inspect", "--reference", "nope"], "unknown reference 'nope'"),
+        (["inspect", "--as", "nope"], "unknown class 'nope'"),
+        (["inspect", "--base", "none"], "--base is compared with values"),
+        (["inspect", "--values", "--base", "none"], "none: no such file"),
+        (["inspect", "--jobs", "2", "--layout", "nope"], "nope"),
+        (["compat", "--layout", "nope"], "nope"),
+    ],
+)
+def test_an_option_that_is_wrong_for_all_files_is_said_once(folder: Path, arguments: list[str], said: str) -> None:
+    """Also where none of the files could be read, which hid it before."""
+    (folder.parent / "bad.toml").write_text("[layout\n")
+    called = call(*arguments, "m")
+    assert (called.code, called.out, called.err.count("error: ")) == (2, "", 1)
+    assert said in called.err.splitlines()[0]
+    document = call(*arguments, "m", "--json").document
+    assert document["schema"] == "ckptfix.error/1"
+
+
 def test_compat_takes_many_files_too(folder: Path) -> None:
     called = call("compat", "m")
     assert called.code == 3

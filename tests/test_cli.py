@@ -130,7 +130,11 @@ def test_version_names_the_optional_parts(command: Run) -> None:
             "invalid value for '--dtype': 'float8' is not one of 'float32', 'float16', 'bfloat16'",
             "ckptfix verify --help lists the options",
         ),
-        (["completion", "tcsh"], "invalid value for '{bash|zsh|fish}'", "ckptfix completion --help lists the options"),
+        (
+            ["completion", "tcsh"],
+            "invalid value for '{bash|zsh|fish|powershell}'",
+            "ckptfix completion --help lists the options",
+        ),
         (
             ["layouts", "nonsense"],
             "unknown layout 'nonsense'",
@@ -497,17 +501,43 @@ def test_layouts_lists_and_explains(command: Run) -> None:
     assert all(layout["rules"] and layout["seen"] for layout in layouts)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion(command: Run, shell: str) -> None:
     code, out, err = command("completion", shell)
     assert (code, err) == (0, "")
     assert "_CKPTFIX_COMPLETE" in out
 
 
-def test_completion_answers_the_shell() -> None:
-    asked = os.environ | {"_CKPTFIX_COMPLETE": "bash_complete", "COMP_WORDS": "ckptfix in", "COMP_CWORD": "1"}
-    done = process(env=asked)
-    assert done.stdout == "plain,inspect\n"
+def test_an_older_click_that_does_not_know_powershell_is_named(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptfix.commands.completion.get_completion_class", lambda shell: None)
+    code, out, err = command("completion", "powershell")
+    assert (code, out) == (5, "")
+    assert "has no completion for powershell\nhint: pip install --upgrade click" in err
+
+
+@pytest.mark.parametrize(
+    ("shell", "answer"),
+    [("bash", "plain,inspect\n"), ("powershell", f"plain\ninspect\n{COMMANDS['inspect']}\n")],
+)
+def test_completion_answers_the_shell(shell: str, answer: str) -> None:
+    asked = {"_CKPTFIX_COMPLETE": f"{shell}_complete", "COMP_WORDS": "ckptfix in", "COMP_CWORD": "1"}
+    assert process(env=os.environ | asked).stdout == answer
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--face", "x.png"], ["doctor"], ["convert", "--out", "x", "a.bin"]])
+def test_a_working_folder_that_is_gone_is_one_error(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert command(*arguments) == (
+        2,
+        "",
+        "error: the folder that you are in does not exist any more\nhint: cd to one that exists, then run it again\n",
+    )
+    assert command("doctor", "--help")[0] == 0
 
 
 # -- colour, pipes, signals --------------------------------------------------------------------------------------------

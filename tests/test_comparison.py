@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import ckptfix
-from ckptfix.comparison import Comparison, diff
+from ckptfix.comparison import Comparison, TensorComparison, diff
 from ckptfix.errors import UnsafeError
 from ckptfix.report.comparison_page import comparison_page, difference_words
+from ckptfix.tensors.number_differences import NumberDifference
 from tests.adapters import adapter, v_first, write
 from tests.calling import call
 from tests.fixtures import broken_files
@@ -70,7 +71,12 @@ def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
         arrays[NAME].reshape(-1).view(np.uint32)[137] ^= 1
 
     found = only(compared(tmp_path, flip))
-    assert (found["name"], found["status"], found["differing"], found["first"]) == (NAME, "bytes", 1, 137)
+    assert (found["name"], found["status"], found["differing"], found["first"]) == (
+        NAME,
+        "bytes",
+        1,
+        [137 // 24, 137 % 24],
+    )
     assert 0 < float(str(found["max_abs"])) < 1e-6
 
 
@@ -96,7 +102,7 @@ def test_nan_is_equal_to_itself_and_zero_has_a_sign(tmp_path: Path) -> None:
     second[NAME] = first[NAME].copy()
     second[NAME].flat[:3] = [1.0, -0.0, np.inf]
     found = only(diff(one, write(tmp_path / "c.safetensors", second)))
-    assert (found["differing"], found["first"], found["nonfinite"], found["max_abs"]) == (2, 0, 1, 0.0)
+    assert (found["differing"], found["first"], found["nonfinite"], found["max_abs"]) == (2, [0, 0], 1, 0.0)
 
 
 def test_zeros_of_other_sign_are_said_to_be_equal(tmp_path: Path) -> None:
@@ -104,7 +110,33 @@ def test_zeros_of_other_sign_are_said_to_be_equal(tmp_path: Path) -> None:
     first[NAME].flat[3], second[NAME].flat[3] = 0.0, -0.0
     result = diff(write(tmp_path / "a.safetensors", first), write(tmp_path / "b.safetensors", second))
     words = difference_words(result.differences[0])
-    assert words.endswith("differ, first at 3, all of equal value, as 0.0 and -0.0 are")
+    assert words.endswith("differ, first at [0, 3], all of equal value, as 0.0 and -0.0 are")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "words"),
+    [
+        (np.int64, (2**62, 2**62 + 1), "by 1 at most"),
+        (np.int64, (-(2**63), 2**63 - 1), "by 18,446,744,073,709,551,615 at most"),
+        (np.uint64, (2**64 - 1, 0), "by 18,446,744,073,709,551,615 at most"),
+        (np.int8, (-128, 127), "by 255 at most"),
+    ],
+)
+def test_whole_numbers_that_float64_cannot_tell_apart(
+    tmp_path: Path, dtype: type, values: tuple[int, int], words: str
+) -> None:
+    files = [
+        write(tmp_path / f"{side}.safetensors", {"ids": np.array([[[7, 7], [7, value]]], dtype)})
+        for side, value in enumerate(values)
+    ]
+    (found,) = diff(*files).differences
+    assert difference_words(found).endswith(f"1 of 4 values differ, first at [0, 1, 1], {words}")
+
+
+def test_a_number_without_axes_has_no_place() -> None:
+    found = TensorComparison("scale", "bytes", (), "F32 []", "F32 []", NumberDifference(1, 0, 2.0))
+    assert (found.first, found.elements) == ((), 1)
+    assert difference_words(found) == "scale: 1 of 1 value differ, by 2 at most"
 
 
 def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
@@ -158,7 +190,7 @@ def test_every_kind_of_number(tmp_path: Path, kind: type) -> None:
     result = diff(first, write(tmp_path / "b.safetensors", {"x": other, "y": values}))
     assert result.names == "own"
     found = only(result)
-    assert (found["differing"], found["first"], found["max_abs"]) == (1, 2, 1)
+    assert (found["differing"], found["first"], found["max_abs"]) == (1, [2], 1)
 
 
 def test_a_tensor_that_fails_its_checksum_is_never_equal(tmp_path: Path) -> None:
@@ -169,7 +201,7 @@ def test_a_tensor_that_fails_its_checksum_is_never_equal(tmp_path: Path) -> None
     second = tmp_path / "b.bin"
     second.write_bytes(data)
     found = only(diff(first, second))
-    assert (found["name"], found["status"], found["differing"], found["first"]) == (NAME, "bytes", 1, 0)
+    assert (found["name"], found["status"], found["differing"], found["first"]) == (NAME, "bytes", 1, [0, 0])
     assert str(found["damage"]).startswith(f"{second}: record archive/data/1 fails its checksum")
     same = diff(second, second)
     assert [tensor.name for tensor in same.differences] == [NAME]
@@ -190,7 +222,7 @@ def test_the_page_and_its_plain_symbols(tmp_path: Path) -> None:
         assert ends.split()[-1] == cell + other + 5 * cell
         assert f"  {cell} same bytes: 168" in lines
         (told,) = [line for line in lines if line.startswith(f"  {NAME}: ")]
-        assert "1,536 of 1,536 values differ, first at 0" in " ".join(lines)
+        assert "1,536 of 1,536 values differ, first at [0, 0]" in " ".join(lines)
         assert told
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptfix.errors import ExitCode, OutputError, UsageError
+from ckptfix.errors import ExitCode, OutputError, UnavailableError, UsageError
 from ckptfix.face import checkup
 from ckptfix.face.checkup import FaceCheckup, check_faces
 from ckptfix.face.pack import find_pack
@@ -161,6 +161,19 @@ def test_buffalo_is_no_substitute(home: Path) -> None:
     renamed = check_faces(write_pack(home / "other" / "antelopev2", convolutions=53))
     assert codes(renamed) == ["wrong-model"]
     assert renamed.findings[-1].message.startswith("glintr100.onnx is another recogniser (53 convolutions")
+
+
+def test_buffalo_in_a_folder_of_its_own_is_no_substitute_either(home: Path) -> None:
+    models = home / ".insightface/models"
+    (models / "buffalo_l").mkdir(parents=True)
+    write_recogniser(models / "buffalo_l/w600k_r50.onnx", convolutions=53)
+    for named in (models, home / ".insightface", None):
+        (finding,) = check_faces(named).findings
+        assert finding.code == "missing"
+        assert f"buffalo_l lies in {models} and is no substitute" in finding.message
+    for named in (models, None):
+        with pytest.raises(UnavailableError, match="is no substitute"):
+            find_pack(named)
 
 
 def test_a_missing_file_and_a_zip_that_was_never_unpacked(home: Path) -> None:

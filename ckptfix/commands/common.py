@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +11,7 @@ import click
 
 from ckptfix.commands.failures import show_failure
 from ckptfix.commands.settings import settings
-from ckptfix.errors import CkptfixError, ExitCode
+from ckptfix.errors import CkptfixError, ExitCode, UsageError
 from ckptfix.formats.limits import DEFAULT_LIMITS, OPTIONS
 from ckptfix.report.terminal import write_json
 from ckptfix.termination import Terminated, terminating_as_exception
@@ -19,9 +20,13 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command that a SIGTERM or SIGHUP unwinds, so that no unfinished file is left behind."""
+    """A command that a SIGTERM or SIGHUP unwinds, so that no unfinished file is left behind.
+
+    It does not start in a folder that is gone: there libraries end in tracebacks, or the whole process (oneMKL).
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
+        _check_working_folder()
         try:
             with terminating_as_exception():
                 return super().invoke(ctx)
@@ -29,6 +34,17 @@ class Command(click.Command):
             error = CkptfixError("terminated", hint="run it again; no unfinished file is left", code="terminated")
             show_failure(error, settings())
             return end.exit_code
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        raise UsageError(
+            "the folder that you are in does not exist any more",
+            hint="cd to one that exists, then run it again",
+            code="working-folder",
+        ) from None
 
 
 class Result(Protocol):

@@ -15,6 +15,7 @@ from ckptfix.compatibility import Compatibility, compat
 from ckptfix.errors import CkptfixError
 from ckptfix.formats.address import location, shown
 from ckptfix.formats.limits import Limits
+from ckptfix.inspection import check_options
 from ckptfix.report.compatibility_page import compatibility_page
 from ckptfix.report.progress import files_bar, progress_bar
 from ckptfix.report.terminal import width, write_json, write_lines
@@ -59,6 +60,7 @@ def command(
     given = gather(files, files_from)
     judge = partial(compat, heads=heads, dim_head=dim_head, layout=layout, values=values, limits=limits)
     if given.one is None:
+        check_options(layout=layout)
         with files_bar(quiet=settings().quiet, at_once=values) as bar:
             results = map(partial(_outcome, judge), (entry for entry in given.found if isinstance(entry, str)))
             outcomes = merged(given.found, results, bar)

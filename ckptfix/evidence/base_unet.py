@@ -86,7 +86,7 @@ def open_base_unet(base: str | os.PathLike[str], unet: UNet, *, limits: Limits =
 
     Raises UsageError for a folder without one and for another UNet, else what `open_whole` does.
     """
-    with open_whole(_files_of(Path(base)), limits=limits) as checkpoint:
+    with open_whole(weights_of(Path(base)), limits=limits) as checkpoint:
         yield BaseUNet(checkpoint, unet)
 
 
@@ -105,7 +105,8 @@ def ldm_path(path: str) -> str:
     return f"{_LDM_PREFIX}{'input' if down else 'output'}_blocks.{number}.1.{rest}"
 
 
-def _files_of(base: Path) -> list[Path]:
+def weights_of(base: Path) -> list[Path]:
+    """The files that hold the UNet of a pipeline's folder, or the one file that was named; UsageError: none there."""
     if not base.is_dir():
         return [base]
     folder = base / "unet" if (base / "unet").is_dir() else base

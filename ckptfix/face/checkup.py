@@ -16,7 +16,17 @@ from typing import Any, Final
 
 from ckptfix.errors import CkptfixError, ExitCode, OutputError, RefusedError, UnreadableError, UsageError
 from ckptfix.face.onnx_file import count_operators
-from ckptfix.face.pack import DETECTOR, FOREIGN_NAMES, GET_PACK, PACK, RECOGNISER, judge, nested_places, usual_places
+from ckptfix.face.pack import (
+    DETECTOR,
+    FOREIGN_NAMES,
+    GET_PACK,
+    PACK,
+    RECOGNISER,
+    judge,
+    nested_places,
+    no_substitute,
+    usual_places,
+)
 from ckptfix.findings import Finding
 from ckptfix.formats.atomic import move_without_replacing
 from ckptfix.formats.bytesource import chunks_of, open_local
@@ -225,6 +235,7 @@ def _model_findings(target: Path, models: dict[str, Path | None]) -> Iterator[Fi
     elif missing:
         zipped = _archive(target)
         there = "" if zipped is None else f"; {printable(zipped.name)} was not unpacked"
+        there += no_substitute([target])
         yield Finding("missing", "error", f"{' and '.join(missing)} missing{there}", hint=_how_to_get(target, zipped))
     for name, path in models.items():
         if path is not None:
@@ -279,4 +290,5 @@ def _elsewhere(target: Path, looked: tuple[Path, ...]) -> Iterator[Finding]:
 
 def _absent(looked: tuple[Path, ...]) -> Finding:
     where = ", ".join(printable(str(place), 1000) for place in looked)
-    return Finding("missing", "error", f"the face pack antelopev2 was not found; looked in {where}", hint=GET_PACK)
+    message = f"the face pack antelopev2 was not found; looked in {where}{no_substitute(looked)}"
+    return Finding("missing", "error", message, hint=GET_PACK)

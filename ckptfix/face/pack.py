@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ _OTHER_BACKBONES: Final = {
     1 + 2 * (6 + 26 + 60 + 6) + 4: "IResNet-200",
 }
 FOREIGN_NAMES: Final = ("w600k_r50.onnx", "w600k_mbf.onnx")
+_OTHER_PACKS: Final = ("buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")  # deepinsight/insightface: model_zoo
 GET_PACK: Final = (
     "download antelopev2.zip (361 MB, non-commercial research only) from "
     "https://github.com/deepinsight/insightface/releases/download/v0.7/antelopev2.zip "
@@ -114,6 +115,18 @@ def nested_places(folder: Path) -> Iterator[Path]:
     if folder.name != PACK:
         yield folder / PACK / PACK
         yield folder / "models" / PACK
+
+
+def no_substitute(places: Iterable[Path]) -> str:
+    """The end of a message that says antelopev2 is missing, where another pack of insightface lies at hand."""
+    near = dict.fromkeys(folder for place in places for folder in (place, place / "models", place.parent))
+    found = next((folder / name for folder in near for name in _OTHER_PACKS if (folder / name).is_dir()), None)
+    if found is None:
+        return ""
+    return (
+        f"; {found.name} lies in {printable(str(found.parent), 1000)} and is no substitute: its 512 numbers are "
+        "another person to InstantID"
+    )
 
 
 def _judged(place: Path) -> FacePack:
@@ -210,6 +223,7 @@ def _not_found(folder: Path | None, places: list[Path]) -> UnavailableError:
                 code="face-pack",
                 source=printable(str(folder), 1000),
             )
+    message += no_substitute(places if folder is None else [folder])
     source = None if folder is None else printable(str(folder), 1000)
     return UnavailableError(message, hint=GET_PACK, code="face-pack", source=source, looked=looked)
 

@@ -9,6 +9,7 @@ from ckptfix.folding import fold_names
 from ckptfix.report.adapter_parts import part_of, part_order
 from ckptfix.report.numbers import size
 from ckptfix.report.page import LABEL, Line, Page
+from ckptfix.tensors.views import show
 from ckptfix.text import plural, printable
 
 # What a status is called, its colour, and its cell, for terminals that show such symbols and for those that do not.
@@ -70,16 +71,21 @@ def comparison_verdict(result: Comparison) -> tuple[str, str]:
     return f"{len(result.differences)} of {total} differ", "red"
 
 
-def _add_strip(page: Page, result: Comparison, cells: Mapping[Status, str]) -> None:
-    """One row per part of the adapter, one cell per tensor, then what the cells mean."""
-    page.heading("Tensors")
+def parts_of(result: Comparison) -> dict[str, list[TensorComparison]]:
+    """The tensors by the part of the adapter that they belong to, the parts in the order in which they are drawn."""
     parts: dict[str, list[TensorComparison]] = {}
     for tensor in result.tensors:
         parts.setdefault(part_of(tensor.name, result.unet), []).append(tensor)
+    return {part: parts[part] for part in sorted(parts, key=part_order)}
+
+
+def _add_strip(page: Page, result: Comparison, cells: Mapping[Status, str]) -> None:
+    """One row per part of the adapter, one cell per tensor, then what the cells mean."""
+    page.heading("Tensors")
+    parts = parts_of(result)
     label = max(LABEL, *(len(part) + 2 for part in parts))
     across = max(page.width - 2 - label, 10)
-    for part in sorted(parts, key=part_order):
-        members = parts[part]
+    for part, members in parts.items():
         for start in range(0, len(members), across):
             head = "" if start else part
             line: Line = [(f"  {head}".ljust(2 + label), "dim")]
@@ -101,7 +107,7 @@ def _add_differences(page: Page, result: Comparison, most: int) -> None:
 
 
 def difference_words(tensor: TensorComparison) -> str:
-    """`image_proj.latents: 3 of 20,480 values differ, first at 17, by 0.5 at most`."""
+    """`image_proj.latents: 3 of 20,480 values differ, first at [0, 0, 17], by 0.5 at most`."""
     told = [] if tensor.a == tensor.b else [f"{tensor.a} and {tensor.b}"]
     return f"{printable(tensor.name)}: {'; '.join([*told, *number_words(tensor)])}"
 
@@ -113,11 +119,13 @@ def number_words(tensor: TensorComparison) -> list[str]:
         told.append(f"the same numbers, rounded to {tensor.rounded_to}")
     elif found is not None:
         after = f" after rounding to {tensor.rounded_to}" if tensor.rounded_to else ""
-        by = f"by {found.largest:.3g} at most" if found.largest else "all of equal value, as 0.0 and -0.0 are"
+        largest = f"{found.largest:,}" if isinstance(found.largest, int) else f"{found.largest:.3g}"
+        by = f"by {largest} at most" if found.largest else "all of equal value, as 0.0 and -0.0 are"
         distance = f", {by}" if found.differing > found.nonfinite else ""
         strange = f", {found.nonfinite:,} of them NaN or infinite" if found.nonfinite else ""
         values = plural(tensor.elements, "value")
-        told.append(f"{found.differing:,} of {values} differ{after}, first at {found.first:,}{distance}{strange}")
+        first = f", first at {show(tensor.first)}" if tensor.first else ""
+        told.append(f"{found.differing:,} of {values} differ{after}{first}{distance}{strange}")
     if tensor.damage:
         told.append(printable(tensor.damage, 500))
     return told

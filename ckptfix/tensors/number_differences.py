@@ -17,13 +17,13 @@ _WHOLE = {"I": "i", "U": "u", "B": "u"}  # first letter of a dtype's name -> num
 class NumberDifference:
     """Grows piece by piece. `first` is the flat index of the first element whose bytes differ.
 
-    `largest` is the greatest distance of two finite numbers; `nonfinite` counts differing elements of which one at
-    least is NaN or infinite, which have no distance.
+    `largest` is the greatest distance of two finite numbers, exact for whole ones (an int); `nonfinite` counts
+    differing elements of which one at least is NaN or infinite, which have no distance.
     """
 
     differing: int = 0
     first: int | None = None
-    largest: float = 0.0
+    largest: float | int = 0.0
     nonfinite: int = 0
 
     def add(self, left: memoryview, right: memoryview, dtype: Dtype, position: int) -> None:
@@ -35,6 +35,9 @@ class NumberDifference:
         if self.first is None:
             self.first = position + int(unlike[0])
         self.differing += len(unlike)
+        if dtype.name not in FLOATING and dtype.name != "C64":
+            self.largest = max(int(self.largest), _whole_distance(left, right, dtype))
+            return
         with np.errstate(invalid="ignore", over="ignore"):
             distance = np.abs(_numbers(left, dtype) - _numbers(right, dtype))
         far = distance[unlike]
@@ -48,6 +51,13 @@ def _numbers(data: memoryview, dtype: Dtype) -> NDArray[np.float64]:
     """One row per element: a complex number has two parts."""
     if dtype.name in FLOATING:
         return as_float64(data, dtype)[:, None]
-    if dtype.name == "C64":
-        return np.frombuffer(data, "<f4").astype(np.float64).reshape(-1, 2)
-    return np.frombuffer(data, f"<{_WHOLE[dtype.name[0]]}{dtype.itemsize}").astype(np.float64)[:, None]
+    return np.frombuffer(data, "<f4").astype(np.float64).reshape(-1, 2)  # C64
+
+
+def _whole_distance(left: memoryview, right: memoryview, dtype: Dtype) -> int:
+    """The greatest distance of two whole numbers; int64 and uint64 have more of them than float64 can tell apart."""
+    stored = f"<{_WHOLE[dtype.name[0]]}{dtype.itemsize}"
+    one, other = np.frombuffer(left, stored), np.frombuffer(right, stored)
+    # Modulo 2**64 the greater less the smaller is their distance, whatever their signs.
+    distance = np.maximum(one, other).astype(np.uint64) - np.minimum(one, other).astype(np.uint64)
+    return int(distance.max())

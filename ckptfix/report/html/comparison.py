@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from ckptfix.comparison import Comparison, TensorComparison
-from ckptfix.report.adapter_parts import part_of, part_order
-from ckptfix.report.comparison_page import WORDS, comparison_verdict, number_words
+from ckptfix.comparison import Comparison
+from ckptfix.report.comparison_page import WORDS, comparison_verdict, number_words, parts_of
 from ckptfix.report.html.document import Document, facts, table
 from ckptfix.report.html.tensor_map import add_legend
 from ckptfix.report.numbers import size
@@ -43,16 +42,13 @@ def comparison_report(result: Comparison) -> Document:
 
 
 def _add_strip(document: Document, result: Comparison) -> None:
-    parts: dict[str, list[TensorComparison]] = {}
-    for tensor in result.tensors:
-        parts.setdefault(part_of(tensor.name, result.unet), []).append(tensor)
+    parts = parts_of(result)
     if not parts:
         return
     section = document.section("Tensors", "One cell each, in the order of the module.")
     grid = ET.SubElement(section, "div", {"class": "map"})
     most = max(map(len, parts.values()))
-    for part in sorted(parts, key=part_order):
-        members = parts[part]
+    for part, members in parts.items():
         row = ET.SubElement(grid, "div", {"class": "row"})
         ET.SubElement(row, "div", {"class": "part"}).text = printable(part)
         label = f"{part}: {plural(len(members), 'tensor')}"
