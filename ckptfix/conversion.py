@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptfix
+from ckptfix.companions import companion_of
 from ckptfix.conditions import unmet_conditions
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
@@ -264,7 +265,7 @@ def _draft(
     refused = bool(blocking) or not plan.outputs
     dropped = plan.dropped
     if wanted.drop_unexplained:
-        dropped += tuple((name, "unexplained, dropped on request") for name in plan.unexpected)
+        dropped += tuple((name, _why_dropped(name)) for name in plan.unexpected)
     if wanted.partial:
         halves = [step for step in plan.steps if step.absent]
         dropped += tuple((name, f"useless without {folded(step.absent)}") for step in halves for name in step.inputs)
@@ -286,6 +287,11 @@ def _draft(
         refused=refused,
         partial=wanted.partial and (bool(plan.missing) or any(finding.code in LOSSES for finding in findings)),
     )
+
+
+def _why_dropped(name: str) -> str:
+    companion = companion_of(name)
+    return f"{companion.title}, dropped on request" if companion else "unexplained, dropped on request"
 
 
 def _output_assumptions(target: Choice) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ckptfix.companions import companions_among
 from ckptfix.dimensions import Status
 from ckptfix.families.known import HeadedConfig
 from ckptfix.known_files import KnownFile
@@ -79,10 +80,15 @@ def _family(plan: Plan) -> tuple[str, str, Status]:
     """Family and variant: the published adapter of exactly these sizes, else what the encoder width suggests."""
     if not plan.known:
         return "unknown", "unknown", "assumed"
-    if not any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs):
+    if not _has_projection(plan):
         return "unknown", "K/V pairs without an image projection, as any family has them", "assumed"
     certainty: Status = "assumed" if "assumed" in _encoder_widths(plan).values() else "inferred"
     product = product_of(plan.shown.config)
+    companions = (companion.family for companion in companions_among(plan.unexpected))
+    named = next(filter(None, companions), "")
+    if named:
+        kind = product.title if product is not None else plan.shown.family.title
+        return named, f"{named}'s adapter part, built as {kind}", certainty
     if product is not None:
         return product.family, product.described, certainty
     if plan.shown.family is not RESAMPLER:
@@ -93,6 +99,10 @@ def _family(plan: Plan) -> tuple[str, str, Status]:
     if width in ENCODERS:
         return "IP-Adapter Plus", "a Resampler on CLIP tokens, in sizes of its own", certainty
     return "Resampler adapter", "in sizes of its own", "assumed"
+
+
+def _has_projection(plan: Plan) -> bool:
+    return any(output.startswith("image_proj.") for step in plan.steps for output in step.outputs)
 
 
 # The field that counts the tokens.
@@ -120,11 +130,27 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
     sizes = config.to_dict()
     yield Fact("family", family, certainty)
     yield Fact("variant", variant, certainty)
-    product = product_of(plan.shown.config)
+    product = product_of(plan.shown.config) if _has_projection(plan) else None
     if product is not None and product.twins and certainty != "confirmed":
         yield Fact("twins", ", ".join(product.twins), "confirmed")
     if config.unet:
         yield Fact("base", _base(plan), "inferred" if status["unet"] == "confirmed" else status["unet"])
+    yield from _input_facts(plan)
+    if plan.dimensions.lora_rank:
+        yield Fact("lora_rank", plan.dimensions.lora_rank, "confirmed")
+    for name, size in sizes.items():
+        yield Fact(name, size, status[name])
+    if isinstance(config, HeadedConfig):
+        yield Fact("inner", config.inner, status["inner"])
+
+
+def _input_facts(plan: Plan) -> Iterator[Fact]:
+    """What goes in, and how many tokens come out; nothing for K/V pairs alone, which fit any encoder."""
+    if not _has_projection(plan):
+        return
+    status, config = plan.shown.status, plan.shown.config
+    sizes = config.to_dict()
+    product = product_of(config)
     widths = _encoder_widths(plan)
     encoders = [ENCODERS[int(sizes[name])] for name in widths if sizes[name] in ENCODERS]
     if product is not None or encoders:
@@ -137,9 +163,3 @@ def _facts(plan: Plan, family: str, variant: str, certainty: Status) -> Iterator
         yield Fact("face_width" if of_face else "encoder_width", sizes[name], well)
     if config.tokens:
         yield Fact("tokens", config.tokens, status[_TOKENS.get(plan.shown.family.name, "num_queries")])
-    if plan.dimensions.lora_rank:
-        yield Fact("lora_rank", plan.dimensions.lora_rank, "confirmed")
-    for name, size in sizes.items():
-        yield Fact(name, size, status[name])
-    if isinstance(config, HeadedConfig):
-        yield Fact("inner", config.inner, status["inner"])

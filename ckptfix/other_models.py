@@ -52,6 +52,7 @@ OTHER_MODELS = (
         "load it into the model of the training script with EMAModel.copy_to and save that model's state_dict",
     ),
     _row("an optimizer's state", r"((optimizer|optimizers)\..*)?state\.\d+\.(exp_avg|momentum_buffer|step)", _MODEL),
+    _row("the strengths that ai-toolkit trained for an adapter, without the adapter", r"ip_scale(\.|$)"),
     _row("a LoRA", r".*(lora_(A|B|up|down|unet_|te)|\.lora\.|_lora\.|lora_linear_layer)"),
     _row("a ControlNet", r"(controlnet_cond_embedding|controlnet_down_blocks|control_model|input_hint_block)\."),
     _row("a whole Stable Diffusion checkpoint", r"(model\.diffusion_model|first_stage_model|cond_stage_model)\."),

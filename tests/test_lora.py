@@ -14,32 +14,13 @@ from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.layouts.catalogue import layout_parts
 from ckptfix.lora import lora_rank
-from tests.fixtures.adapters import Adapter, Arrays, Memory, save, site_paths, tiny
+from tests.fixtures.adapters import Adapter, Arrays, Memory, by_path, lora_matrices, save, tiny
 
 RANK = 6
 
 
 def lora(whole: Adapter) -> Arrays:
-    """`{place}.to_q_lora.down.weight` and so on, written out as LoRAIPAttnProcessor2_0 holds them."""
-    noise = np.random.default_rng(7)
-    arrays: Arrays = {}
-    for site, (k, _) in whole.pairs.items():
-        for place in (site - 1, site):
-            for part in ("q", "k", "v", "out"):
-                seen = k.shape[1] if part in "kv" and place == site else k.shape[0]
-                arrays[f"{place}.to_{part}_lora.down.weight"] = noise.standard_normal((RANK, seen), np.float32)
-                arrays[f"{place}.to_{part}_lora.up.weight"] = noise.standard_normal((k.shape[0], RANK), np.float32)
-    return arrays
-
-
-def by_path(arrays: Arrays, unet: str) -> Arrays:
-    """Names by module path, attn1 at the even places."""
-    found: Arrays = {}
-    for name, array in arrays.items():
-        place, _, rest = name.partition(".")
-        path = site_paths(unet)[int(place) // 2]
-        found[f"{path if int(place) % 2 else path[:-1] + '1'}.processor.{rest}"] = array
-    return found
+    return lora_matrices(whole.pairs, RANK)
 
 
 def canonical(whole: Adapter) -> Arrays:

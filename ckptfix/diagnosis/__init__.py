@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ckptfix.companions import Companion, companion_of
 from ckptfix.diagnosis.mixtures import clashes, mixed, several_adapters
 from ckptfix.diagnosis.next_commands import convert_command, inspect_command
 from ckptfix.diagnosis.pairs import even_sites, misplaced_pairs, narrow_pairs, transformer_pairs, without_pairs
@@ -97,7 +98,8 @@ def _other_model(plan: Plan) -> Finding | None:
         return found
     if any(name.startswith("image_proj.") for name in plan.outputs):
         return None
-    return other_model(plan.unexpected if plan.outputs else names)
+    made = [output for step in plan.steps for output in step.outputs]
+    return other_model(names if all("_lora." in output for output in made) else plan.unexpected)
 
 
 def _part_of_several(plan: Plan) -> Iterator[Finding]:
@@ -198,16 +200,21 @@ def _unexpected(plan: Plan) -> Iterator[Finding]:
     if other is not None:
         yield other
         return
-    verb = "is" if len(plan.unexpected) == 1 else "are"
-    yield Finding(
-        "unexpected",
-        "error",
-        f"{plural(len(plan.unexpected), 'name')} {verb} not part of the adapter: {folded(plan.unexpected)}",
-        hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}"
-        if plan.problems == len(plan.unexpected)
-        else "leaving them out would not make the rest whole: mend the other errors first",
-        tensors=plan.unexpected,
-    )
+    groups: dict[Companion | None, list[str]] = {}
+    for name in plan.unexpected:
+        groups.setdefault(companion_of(name), []).append(name)
+    for companion, names in groups.items():
+        verb = "is" if len(names) == 1 else "are"
+        said = f"{plural(len(names), 'name')} {verb} not part of the adapter: {folded(names)}"
+        yield Finding(
+            "unexpected",
+            "error",
+            said if companion is None else f"{said}; known as {companion.title}: {companion.lost}",
+            hint=f"to leave them out on purpose: {convert_command(plan, '--drop-unexplained')}"
+            if plan.problems == len(plan.unexpected)
+            else "leaving them out would not make the rest whole: mend the other errors first",
+            tensors=tuple(names),
+        )
 
 
 def _layout(plan: Plan) -> Iterator[Finding]:
