@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import pytest
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.errors import MappingError, RefusedError, UsageError
+from ckptfix.layouts import catalogue
 from ckptfix.layouts.claims import number_sites
 from ckptfix.layouts.layout import Numbering
+from ckptfix.layouts.template import TemplateIndex
+from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
 from ckptfix.tensors.view_bytes import view_chunks
 from tests.fixtures.adapters import (
@@ -536,3 +540,64 @@ def test_orders_of_ranks() -> None:
     assert number_sites(["mid_block.attentions.0.transformer_blocks.0.attn2", "x"], Numbering("path")) == {
         "mid_block.attentions.0.transformer_blocks.0.attn2": 121
     }
+
+
+# -- more mappings --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_times_the_mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three more projections for each mapping that ships, with names that no file has."""
+    shipped = list(catalogue._FOLDER.iterdir())
+    pattern = (MAPPINGS.parents[2] / "ckptfix" / "mappings" / "resampler.toml").read_text(encoding="utf-8")
+    for entry in shipped:
+        (tmp_path / entry.name).write_text(entry.read_text(encoding="utf-8"), encoding="utf-8")
+    for number in range(3 * len(shipped)):
+        text = re.sub(r'"image_proj\.(.*?)" =', rf'"image_proj.v{number}.\1" =', pattern)
+        text = re.sub(r"require = .*", f'require = ["image_proj.v{number}.latents"]', text)
+        text = text.replace('"resampler"', f'"more-{number}"')
+        (tmp_path / f"more-{number}.toml").write_text(text, encoding="utf-8")
+    caches = (catalogue.known_layouts, catalogue.shipped_layout, catalogue._telltales)
+    monkeypatch.setattr(catalogue, "_FOLDER", tmp_path)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def matches(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a name is held against the templates of a layout while the manifest is planned."""
+    counted, match = 0, TemplateIndex.match
+
+    def count(index: TemplateIndex[Any], name: str) -> Any:
+        nonlocal counted
+        counted += 1
+        return match(index, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TemplateIndex, "match", count)
+        plan_for(manifest)
+    return counted
+
+
+def without_latents() -> Manifest:
+    manifest = manifest_file("nested-bin+resampler+odd")
+    return replace(manifest, tensors={name: info for name, info in manifest.tensors.items() if "latents" not in name})
+
+
+# Measured on the manifests below: 3,855 and 23,124 with the mappings that ship.
+MOST_MATCHES = {"whole": 6_000, "damaged": 30_000}
+
+
+def test_a_file_is_held_against_few_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert matches(manifest_file("nested-bin+resampler+odd"), monkeypatch) < MOST_MATCHES["whole"]
+    assert matches(without_latents(), monkeypatch) < MOST_MATCHES["damaged"]
+
+
+@pytest.mark.usefixtures("four_times_the_mappings")
+def test_more_mappings_cost_a_whole_file_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a damaged one less than their number: it asks each, but only about names of its group."""
+    assert len(catalogue.known_layouts()) > 4 * 50
+    assert matches(manifest_file("nested-bin+resampler+odd"), monkeypatch) < MOST_MATCHES["whole"]
+    assert matches(without_latents(), monkeypatch) < 2 * MOST_MATCHES["damaged"]
