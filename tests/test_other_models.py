@@ -14,6 +14,7 @@ NAMES = {
     "shadow_params.0": "the running average of a training (EMA), whose tensors have no names",
     "state.0.exp_avg": "an optimizer's state",
     "optimizer.state.12.momentum_buffer": "an optimizer's state",
+    "ip_scale.0": "the strengths that ai-toolkit trained for an adapter, without the adapter",
     "unet.down_blocks.0.attentions.0.to_q.lora_A.weight": "a LoRA",
     "lora_unet_mid_block_to_q.lora_down.weight": "a LoRA",
     "unet.mid_block.attentions.0.processor.to_q_lora.down.weight": "a LoRA",
