@@ -2,7 +2,7 @@
 # `make demo` and `make test` work in a fresh clone, and from anywhere with `make -C`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench torture fuzz clean
+.PHONY: help demo test lint check bench matrix torture fuzz clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -18,6 +18,7 @@ help:
 	@echo "make lint     formatting, lint, types"
 	@echo "make check    lint and test"
 	@echo "make bench    measure against what people use today"
+	@echo "make matrix   try every layout in every other, and write docs/layouts.md"
 	@echo "make torture  kill writers hundreds of times"
 	@echo "make fuzz     feed mutated files to the readers"
 	@echo "make clean    remove .venv and caches"
@@ -50,6 +51,9 @@ check: lint test
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+
+matrix: $(READY)
+	$(BIN)/python -m tests.matrix
 
 torture: $(READY)
 	$(BIN)/python -m pytest torture
