@@ -6,16 +6,18 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from ckptfix.errors import ExitCode
 from ckptfix.explaining.file_check import FileCheck, LookedAt, check_against, look_at
 from ckptfix.explaining.matching import Evidence, Match, match
 from ckptfix.explaining.named_file import DEFAULT_FILE, command_word, named_file
+from ckptfix.explaining.other_reader import other_reader
 from ckptfix.explaining.pasted_text import MOST_BYTES, MOST_CHARACTERS, decoded, readings
-from ckptfix.explaining.statements import read_statements
+from ckptfix.explaining.statements import read_statements, wordings
 from ckptfix.explaining.troubles import CERTAINTIES, Certainty, Trouble, known_troubles
 from ckptfix.explaining.widths import filled, holes
 from ckptfix.formats.address import is_address, location
@@ -160,6 +162,10 @@ def _explain_text(
         values = any(trouble.check.kind == "values" for trouble, _ in found)
         checked = look_at(file, values=values, limits=limits, progress=progress)
     causes = [_cause(trouble, shown, command_file, checked) for trouble, shown in found]
+    if checked is not None:
+        causes = [_as_the_file_says(cause, checked) for cause in causes]
+    else:
+        causes = [_of_its_reader(cause, trouble, shown) for cause, (trouble, shown) in zip(causes, found, strict=True)]
     return Explanation(
         source,
         "text",
@@ -217,16 +223,44 @@ def _cause(trouble: Trouble, shown: Match, file: str, checked: LookedAt | None) 
         when.certainty,
         shown.evidence,
         filled(when.meaning or trouble.meaning, shown.facts, when.role),
-        _command(when.command or trouble.command, file),
+        _command(when.command or trouble.command, file, shown.facts),
         trouble.sources,
         None if checked is None else check_against(checked, trouble.check, shown),
     )
 
 
-def _command(template: str, file: str) -> str:
-    """`{file}` becomes the checkpoint, `{torch}` what pip must be asked for."""
-    names = {name for name, _ in holes(template)} - {"file"}
-    return filled(template, {"file": command_word(file)} | {name: shlex.quote(requirement(name)) for name in names})
+def _as_the_file_says(cause: Cause, checked: LookedAt) -> Cause:
+    """What the file contradicts is not to be mended in it: its own trouble decides what to run."""
+    own = next(_file_causes(checked), None)
+    if cause.check is None or cause.check.verdict != "disagrees" or own is None:
+        return cause
+    return replace(cause, command=own.command)
+
+
+def _of_its_reader(cause: Cause, trouble: Trouble, shown: Match) -> Cause:
+    """A file that another model's library could not read is that model's: it is named, and nothing is certain."""
+    if trouble.check.kind != "codes" or shown.report is not None:
+        return cause
+    other = other_reader(shown.text, shown.position, wordings().contexts["adapter"])
+    if other is None:
+        return cause
+    return replace(
+        cause,
+        certainty="likely" if cause.certainty == "certain" else cause.certainty,
+        meaning=f"It is a file that `{other.function}` of {other.package} reads, not the adapter. {cause.meaning}",
+        command=f"ckptfix inspect {command_word(other.where)}",
+    )
+
+
+def _command(template: str, file: str, facts: Mapping[str, str | int] = MappingProxyType({})) -> str:
+    """`{file}` becomes the checkpoint, `{path}` and `{folder}` what the text names, `{torch}` what pip is asked for."""
+    words = {"file": command_word(file)}
+    for name, _ in holes(template):
+        if name in ("path", "folder"):
+            words[name] = command_word(printable(str(facts[name])))
+        elif name != "file":
+            words[name] = shlex.quote(requirement(name))
+    return filled(template, words)
 
 
 def _explain_checkpoint(

@@ -7,7 +7,7 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import pytest
@@ -577,6 +577,87 @@ def test_the_file_that_the_text_names_is_in_the_command() -> None:
 def test_a_path_is_one_word_of_the_command_or_not_in_it(said: str, word: str) -> None:
     found = explain(f"invalid load key, 'x'.\nUnexpected IP-Adapter model format: {said}")
     assert next(cause.command for cause in found.causes if cause.code == "name-expected") == f"ckptfix compat {word}"
+
+
+def reader(frame: str, said: str = "torch.load(path)") -> str:
+    """A traceback in which a library could not read a file."""
+    return (
+        'Traceback (most recent call last):\n  File "/app/run_instantid.py", line 9, in <module>\n    pipe = build()\n'
+        f'  File "{frame}\n    {said}\n'
+        '  File "/v/site-packages/torch/serialization.py", line 1065, in load\n    result = unpickler.load()\n'
+        "RuntimeError: unexpected EOF, expected 6 more bytes. The file might be corrupted.\n"
+    )
+
+
+@pytest.mark.parametrize("text_of", ["PosixPath", "WindowsPath"])
+def test_a_broken_face_parser_is_not_the_adapter(text_of: str) -> None:
+    path = PurePosixPath("/v/site-packages") if text_of == "PosixPath" else PureWindowsPath("C:/v/site-packages")
+    folder, inside = path / "facexlib", path / "facexlib/parsing/__init__.py"
+    (cause,) = explain(reader(f'{inside}", line 18, in init_parsing_model')).causes
+    assert (cause.code, cause.certainty) == ("truncated", "likely")
+    assert cause.meaning.startswith("It is a file that `init_parsing_model` of facexlib reads, not the adapter. ")
+    word = f"{folder}" if text_of == "PosixPath" else f'"{folder}"'
+    assert cause.command == f"ckptfix inspect {word}"
+
+
+def test_the_other_file_is_named_where_the_traceback_shows_it() -> None:
+    frame = '/v/site-packages/facexlib/parsing/__init__.py", line 18, in init_parsing_model'
+    (cause,) = explain(reader(frame, 'torch.load("/w/parsing_parsenet.pth")')).causes
+    assert cause.command == "ckptfix inspect /w/parsing_parsenet.pth"
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ('/v/site-packages/diffusers/loaders/ip_adapter.py", line 18, in load_ip_adapter', "load(path)"),
+        ('/v/site-packages/somebody/nodes.py", line 18, in load', "torch.load(ip_adapter_file)"),
+        ('/app/nodes.py", line 18, in load', "torch.load(path)"),
+    ],
+)
+def test_a_library_that_reads_adapters_reads_the_adapter(frame: str, said: str) -> None:
+    (cause,) = explain(reader(frame, said)).causes
+    assert (cause.certainty, cause.command) == ("certain", "ckptfix inspect ip-adapter.bin")
+
+
+def test_a_path_that_is_not_there_is_the_one_to_look_at() -> None:
+    found = explain("FileNotFoundError: [Errno 2] No such file or directory: './my checkpoints/ip-adapter.bin'")
+    assert "There is no ./my checkpoints/ip-adapter.bin where the program runs" in found.causes[0].meaning
+    assert found.causes[0].command == "ckptfix inspect './my checkpoints/ip-adapter.bin'"
+    named = "OSError: diffusers: Error no file named config.json found in directory /m/ControlNetModel."
+    assert explain(named).causes[0].command == "ckptfix inspect /m/ControlNetModel"
+
+
+def test_a_matrix_without_its_name_is_the_one_of_its_class() -> None:
+    text = "ImageProjModel: copying a param with shape [8192, 1024] from checkpoint, in current model [5120, 1024]"
+    (cause,) = explain(text).causes
+    assert cause.code == "wrong-base" and cause.evidence[0].keys == ("proj.weight",)
+
+
+def test_the_files_own_trouble_decides_the_command(tmp_path: Path, good: Path) -> None:
+    page = tmp_path / "page.bin"
+    page.write_bytes(b"<!doctype html><html></html>")
+    text = "_pickle.UnpicklingError: invalid load key, 'v'."
+    for file, command in ((page, explain(page).causes[0].command), (good, f"ckptfix verify {good}")):
+        (cause,) = explain(text, file=file).causes
+        assert (cause.code, cause.check and cause.check.verdict) == ("lfs-pointer", "disagrees")
+        assert cause.command == command != "git lfs pull"
+
+
+@pytest.mark.parametrize(
+    ("text", "certainty"),
+    [
+        ("KeyError: 'ip_adapter'", "possible"),
+        ('  File "a.py", line 1\n    ip = state_dict["ip_adapter"]\nKeyError: \'ip_adapter\'', "certain"),
+        ("_pickle.UnpicklingError: unpickling stack underflow", "possible"),
+        (
+            "A load persistent id instruction was encountered,\nbut no persistent_load function was specified.",
+            "possible",
+        ),
+        ("torch.load: A load persistent id instruction was encountered, but no persistent_load function", "likely"),
+    ],
+)
+def test_words_that_other_programs_use_too_are_not_certain(text: str, certainty: str) -> None:
+    assert explain(text).causes[0].certainty == certainty
 
 
 def test_text_cannot_steer_a_terminal() -> None:

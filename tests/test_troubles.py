@@ -62,7 +62,7 @@ def test_a_rule_says_all_that_it_owes(trouble: Trouble) -> None:
         words = command.split()
         assert words[0] in ("ckptfix", "git", "hf", "pip", "chmod")
         assert words[0] != "ckptfix" or words[1] in set(COMMANDS)
-        assert {name for name, _ in holes(command)} <= {"file", "diffusers"}
+        assert {name for name, _ in holes(command)} <= {"file", "path", "folder", "diffusers"}
     assert not trouble.findings or {name for name, _ in holes(trouble.of_file)} <= {"constructor"}
     for when in trouble.whens:
         assert when.certainty in CERTAINTIES

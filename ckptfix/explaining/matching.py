@@ -52,7 +52,7 @@ class Evidence:
 class Match:
     """What shows a trouble, where it begins, and what fills the rule's sentences.
 
-    `report` and `mismatches` are kept for the comparison with a file.
+    `report` and `mismatches` are kept for the comparison with a file, `text` to see who read that file.
     """
 
     when: When
@@ -61,6 +61,7 @@ class Match:
     facts: Facts
     report: Report | None = None
     mismatches: tuple[Mismatch, ...] = ()
+    text: str = ""
 
 
 def match(when: When, statements: Statements, *, named_file: bool) -> Match | None:
@@ -99,7 +100,7 @@ def _in_text(when: When, statements: Statements) -> Match | None:
     evidence = [_evidence(statements, said.span(), numbers)]
     if said.end() - said.start() > _SHOWN:  # the passage is long: its end says what went wrong
         evidence.append(_evidence(statements, (said.end() - 1, said.end())))
-    return Match(when, said.start(), tuple(evidence), facts)
+    return Match(when, said.start(), tuple(evidence), facts, text=reading.text)
 
 
 def _in_reports(when: When, statements: Statements) -> Iterator[Match]:
@@ -198,6 +199,7 @@ def _is_product(when: When, product: Product) -> bool:
     return (
         product.fed != product.wanted
         and product.fed >= when.over
+        and (not when.most_rows or product.rows <= when.most_rows)
         and (not when.rows_of or any(product.rows % rows == 0 for rows in when.rows_of))
         and (not when.fed or product.fed in when.fed)
         and (not when.wanted or product.wanted in when.wanted)

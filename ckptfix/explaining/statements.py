@@ -97,11 +97,15 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a program says it. `begins` are the first letters of whatever the pattern fits: they are looked for."""
+    """How a program says it. `begins` are the first letters of whatever the pattern fits: they are looked for.
+
+    `name` is the tensor that it is about, where the words themselves do not name one.
+    """
 
     says: Kind
     begins: tuple[str, ...]
     pattern: re.Pattern[str]
+    name: str = ""
 
     def found_in(self, text: str) -> Iterator[re.Match[str]]:
         for beginning in self.begins:
@@ -139,7 +143,8 @@ def wordings() -> Wordings:
             raise ValueError(f"wordings.toml: {entry}")
     return Wordings(
         tuple(
-            Wording(entry["says"], tuple(entry["begins"]), re.compile(entry["pattern"])) for entry in data["wording"]
+            Wording(entry["says"], tuple(entry["begins"]), re.compile(entry["pattern"]), entry.get("name", ""))
+            for entry in data["wording"]
         ),
         {name: re.compile(pattern) for name, pattern in data["context"].items()},
         tuple(Family(entry["name"], entry["title"], re.compile("|".join(entry["names"]))) for entry in data["family"]),
@@ -154,10 +159,11 @@ def bare_name(name: str) -> str:
 
 
 def read_statements(reading: Reading) -> Statements:
-    found = [(wording.says, match) for wording in wordings().wordings for match in wording.found_in(reading.text)]
+    found = [(wording, match) for wording in wordings().wordings for match in wording.found_in(reading.text)]
     found.sort(key=lambda entry: entry[1].start())
     products, absents = [], []
-    for kind, match in found:
+    for wording, match in found:
+        kind = wording.says
         if kind == "product":
             rows, fed, wanted, out = (int(match[name]) for name in ("rows", "fed", "wanted", "out"))
             products.append(Product(rows, fed, wanted, out, match.span()))
@@ -166,10 +172,11 @@ def read_statements(reading: Reading) -> Statements:
     return Statements(reading, tuple(_reports(found)), tuple(products), tuple(absents))
 
 
-def _reports(found: list[tuple[Kind, re.Match[str]]]) -> Iterator[Report]:
+def _reports(found: list[tuple[Wording, re.Match[str]]]) -> Iterator[Report]:
     """One report per headline; statements without one belong together while they stand near each other."""
     report: Report | None = None
-    for kind, match in found:
+    for wording, match in found:
+        kind = wording.says
         if kind not in ("report", "missing", "unexpected", "mismatch"):
             continue
         far = report is not None and match.start() - report.spans[-1][1] > _NEAR
@@ -177,19 +184,19 @@ def _reports(found: list[tuple[Kind, re.Match[str]]]) -> Iterator[Report]:
             if report is not None:
                 yield report
             report = Report()
-        _add(report, kind, match)
+        _add(report, wording, match)
     if report is not None:
         yield report
 
 
-def _add(report: Report, kind: Kind, match: re.Match[str]) -> None:
+def _add(report: Report, wording: Wording, match: re.Match[str]) -> None:
     groups = match.groupdict()
     report.spans.append(match.span())
     report.model = groups.get("model") or report.model
-    if kind == "mismatch":
+    if wording.says == "mismatch":
         stored, built = _shape(match["stored"]), _shape(match["built"])
         if stored != built:
-            report.mismatches.append(Mismatch(match["name"], stored, built, match.span()))
+            report.mismatches.append(Mismatch(groups.get("name") or wording.name, stored, built, match.span()))
     if groups.get("missing"):
         report.missing += _names(match["missing"])
     if groups.get("unexpected"):

@@ -36,8 +36,8 @@ class When:
     `families`: file and class hold different kinds of projection, `loose`: it did not stop the load.
     On shapes: `mismatch` fits the tensor's name, `axis` is the one that differs, and the only one unless `other_axes`;
     `stored` and `built` are its sizes.
-    On a product of matrices: `rows_of` (multiples), `fed`, `wanted`, `out`; `over` is a least width for what was fed
-    or built. `absent` fits a key.
+    On a product of matrices: `rows_of` (multiples), `most_rows`, `fed`, `wanted`, `out`; `over` is a least width for
+    what was fed or built. `absent` fits a key.
     """
 
     certainty: Certainty = "certain"
@@ -69,6 +69,7 @@ class When:
     wanted: frozenset[int] = frozenset()
     out: frozenset[int] = frozenset()
     over: int = 0
+    most_rows: int = 0
     absent: re.Pattern[str] | None = None
 
     @property
@@ -148,12 +149,18 @@ def _trouble(entry: Mapping[str, Any], where: str) -> Trouble:
 
 
 def _when(table: Mapping[str, Any], where: str) -> When:
-    _only(table, {*_PATTERN_KEYS, *_PATTERNS_KEYS, *_NUMBERS_KEYS, *_FLAGS, *_WORDS, "words", "axis", "over"}, where)
+    _only(
+        table,
+        {*_PATTERN_KEYS, *_PATTERNS_KEYS, *_NUMBERS_KEYS, *_FLAGS, *_WORDS, "words", "axis", "over", "most_rows"},
+        where,
+    )
     if table.get("certainty", "certain") not in CERTAINTIES or table.get("role", "") not in {*ROLES, ""}:
         raise ValueError(f"{where}: unknown certainty or role in {table}")
     if ("text" in table) != bool(table.get("words")) or any(word != word.lower() for word in table.get("words", ())):
         raise ValueError(f"{where}: a text is looked for near words in small letters: {table}")
-    values: dict[str, Any] = {key: table[key] for key in (*_WORDS, *_FLAGS, "axis", "over") if key in table}
+    values: dict[str, Any] = {
+        key: table[key] for key in (*_WORDS, *_FLAGS, "axis", "over", "most_rows") if key in table
+    }
     values |= {key: re.compile(table[key]) for key in _PATTERN_KEYS if key in table}
     values |= {key: tuple(map(re.compile, table[key])) for key in _PATTERNS_KEYS if key in table}
     values |= {key: frozenset(table[key]) for key in _NUMBERS_KEYS if key in table}
