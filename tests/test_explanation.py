@@ -600,6 +600,25 @@ def test_a_broken_face_parser_is_not_the_adapter(text_of: str) -> None:
     assert cause.command == f"ckptfix inspect {word}"
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (reader('/content/facexlib/parsing/__init__.py", line 20, in init_parsing_model'), "/content/facexlib"),
+        (
+            reader('/v/site-packages/facexlib/parsing/__init__.py", line 20, in init_parsing_model').replace('"', ""),
+            "/v/site-packages/facexlib",
+        ),
+        (
+            "init_parsing_model: unexpected EOF, expected 2560 more bytes. The file might be corrupted.",
+            "facexlib/weights",
+        ),
+    ],
+)
+def test_a_face_parser_however_it_is_installed_and_quoted(text: str, where: str) -> None:
+    (cause,) = explain(text).causes
+    assert (cause.certainty, cause.command) == ("likely", f"ckptfix inspect {where}")
+
+
 def test_the_other_file_is_named_where_the_traceback_shows_it() -> None:
     frame = '/v/site-packages/facexlib/parsing/__init__.py", line 18, in init_parsing_model'
     (cause,) = explain(reader(frame, 'torch.load("/w/parsing_parsenet.pth")')).causes
