@@ -1,22 +1,25 @@
-"""What a plan on names takes for granted of values: tensors that may be left out only where they are zero."""
+"""What a plan on names takes for granted of values: what it leaves out is zero, or the copy of what it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ckptfix.findings import Finding
+from ckptfix.folding import folded
 from ckptfix.manifest import FLOATING
 from ckptfix.plan import Plan
 from ckptfix.tensors.scanning import scan
 from ckptfix.tensors.view_bytes import ByteReader, view_chunks
 from ckptfix.tensors.views import View
+from ckptfix.text import plural
 
 
 def unmet_conditions(checkpoint: ByteReader, plan: Plan) -> Iterator[Finding]:
-    """An error for each tensor that would have to be zero and is not; reads those tensors and no other.
+    """An error for each tensor that would have to be zero and is not, and one for copies that are none.
 
-    DamagedError if one of them fails its checksum.
+    Reads those tensors and what they have to be copies of, and no other. DamagedError if one fails its checksum.
     """
+    yield from _false_copies(checkpoint, plan)
     for name, zero in plan.conditions:
         view = View.of(plan.manifest.tensors[name])
         parts = len(zero)
@@ -37,6 +40,41 @@ def unmet_conditions(checkpoint: ByteReader, plan: Plan) -> Iterator[Finding]:
                 expected="zeros",
                 found="other numbers",
             )
+
+
+def separate_copies(plan: Plan) -> tuple[str, ...]:
+    """What has to be the copy of a tensor that is kept, and does not share its stored bytes."""
+    tensors = plan.manifest.tensors
+    kept = {(tensors[name].span, tensors[name].shape) for name in _kept(plan)} if plan.copies else set()
+    return tuple(name for name in plan.copies if (tensors[name].span, tensors[name].shape) not in kept)
+
+
+def _false_copies(checkpoint: ByteReader, plan: Plan) -> Iterator[Finding]:
+    names = separate_copies(plan)
+    if not names:
+        return
+    from ckptfix.proof import tensor_sha256  # only here: start-up time
+
+    tensors = plan.manifest.tensors
+    shapes = {tensors[name].shape for name in names}
+    kept = {tensor_sha256(checkpoint, name) for name in _kept(plan) if tensors[name].shape in shapes}
+    false = tuple(name for name in names if tensor_sha256(checkpoint, name) not in kept)
+    if false:
+        yield Finding(
+            "copies",
+            "error",
+            f"{plural(len(false), 'K/V tensor')} of the UNet should be copies of the adapter's and have other bytes: "
+            f"{folded(false)}",
+            hint="the file holds two adapters, and nothing says which was trained: save it again, with one of them",
+            tensors=false,
+            expected="copies",
+            found="other numbers",
+        )
+
+
+def _kept(plan: Plan) -> Iterator[str]:
+    for step in plan.steps:
+        yield from step.inputs
 
 
 def _is_zero(checkpoint: ByteReader, view: View, start: int, rows: int) -> bool:

@@ -256,6 +256,9 @@ def _autopsy_of(as_class: str | None) -> Callable[[Plan], Autopsy] | None:
     return partial(autopsy, known=known_class(as_class))
 
 
+_LATER = "convert looks before it writes; inspect --values looks now"
+
+
 def _open_conditions(plan: Plan) -> Iterator[Finding]:
     """A note that names alone do not settle whether the file converts."""
     if plan.conditions:
@@ -264,9 +267,20 @@ def _open_conditions(plan: Plan) -> Iterator[Finding]:
             "needs-values",
             "note",
             f"whether it converts depends on values: {folded(names)} can be left out only where they are zero",
-            hint="convert looks before it writes; inspect --values looks now",
+            hint=_LATER,
             tensors=names,
         )
+    if plan.copies:
+        from ckptfix.conditions import separate_copies  # only here: start-up time
+
+        if copies := separate_copies(plan):
+            yield Finding(
+                "needs-values",
+                "note",
+                f"whether it converts depends on values: {folded(copies)} have to be copies of what is kept",
+                hint=_LATER,
+                tensors=copies,
+            )
 
 
 def _published_findings(manifest: Manifest, checked: bool, published: KnownFile | None) -> Iterator[Finding]:

@@ -60,7 +60,8 @@ class Plan:
 
     `missing` maps canonical names to the shape they should have, `unexpected` holds names as the file has them,
     `clashes` maps a canonical name to the file's names that all want to become it, `broken_sizes` holds what the layout
-    says of the sizes and the file does not keep, `conditions` the file's names of what has to be zero.
+    says of the sizes and the file does not keep, `conditions` the file's names of what has to be zero,
+    `copies` those of what has to be the copy of a tensor that is kept.
     `rivals` are other choices that explain the file as well but would write something else. `asked` names layouts that
     were asked for and do not fit, `reference` the published adapter that the sizes are compared with, `own` the file's
     own sizes in that case.
@@ -79,6 +80,7 @@ class Plan:
     clashes: Mapping[str, tuple[str, ...]]
     broken_sizes: tuple[SizeRule, ...] = ()
     conditions: tuple[tuple[str, tuple[bool, ...]], ...] = ()
+    copies: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     known: bool = True
@@ -225,6 +227,7 @@ def build_plan(
         ill_shaped=tuple(ill_shaped),
         clashes=clashes,
         conditions=tuple(claims.conditions),
+        copies=tuple(claims.copies),
         broken_sizes=tuple(broken_size_rules(choice, dimensions)) if not missing else (),
         adapters=_undecided(claims.adapters, choice.wrapper.adapter if choice.wrapper else ""),
         own=_dimensions(shapes, choice, heads, dim_head, None) if reference else None,

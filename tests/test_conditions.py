@@ -1,4 +1,4 @@
-"""What only values decide: biases that no Resampler has, left out where they are zero and never otherwise."""
+"""What only values decide: biases are left out where they are zero, second copies where they are copies."""
 
 from __future__ import annotations
 
@@ -124,3 +124,34 @@ def test_a_resampler_of_another_inner_width_does_not_fit(tmp_path: Path) -> None
     source = save(tmp_path / "a.bin", tiny(1).layout())
     with pytest.raises(RefusedError, match="its own width into heads, so inner and dim have to be equal"):
         convert(source, tmp_path / "b.safetensors", to="mha")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_second_copies_of_the_pairs_are_left_out_only_if_they_are_copies(tmp_path: Path, suffix: str) -> None:
+    tree = {name: array.copy() for name, array in tiny(1).layout("trainer-flat").items()}
+    sound = save(tmp_path / f"sound{suffix}", tree)
+    assert [one.code for one in inspect(sound).findings if one.code == "needs-values"] == ["needs-values"]
+    assert convert(sound, tmp_path / "sound-out.safetensors").written
+    name = next(name for name in tree if name.startswith("unet.") and name.endswith("to_v_ip.weight"))
+    tree[name].reshape(-1).view(np.uint8)[0] ^= 1
+    spoilt = save(tmp_path / f"spoilt{suffix}", tree)
+    result = convert(spoilt, tmp_path / "out.safetensors", drop_unexplained=True)
+    assert result.refused and not (tmp_path / "out.safetensors").exists()
+    assert [(one.code, one.tensors) for one in result.findings if one.severity == "error"] == [("copies", (name,))]
+    assert "copies" in [one.code for one in inspect(spoilt, values=True).findings]
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+
+
+def test_copies_that_share_their_bytes_are_not_read(tmp_path: Path) -> None:
+    tree = {name: torch.from_numpy(array) for name, array in tiny(1).layout("trainer-flat").items()}
+    tied = {name for name in tree if name.startswith("unet.") and "_ip.weight" in name}
+    for name in tied:
+        kept = (tree[other] for other in tree if other.startswith("adapter_modules."))
+        tree[name] = next(tensor for tensor in kept if same(tensor, tree[name]))
+    torch.save(tree, tmp_path / "a.bin")
+    found = inspect(tmp_path / "a.bin")
+    assert found.plan.copies and not [one for one in found.findings if one.code == "needs-values"]
+    assert convert(tmp_path / "a.bin", tmp_path / "out.safetensors").written

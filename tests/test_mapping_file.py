@@ -46,7 +46,7 @@ BAD: dict[str, tuple[int | None, str]] = {
     "two-holes-in-one-component": (6, "two holes in one component of 'image_proj.l{block}_{param}'"),
     "unbalanced-brace": (6, "unbalanced braces in 'image_proj.{block.q'"),
     "unknown-hole": (6, "unknown hole {layer}; known: block, site, adapter, param, rest"),
-    "unknown-key": (11, "unknown key 'reason' in [[drop]]; known: foreign, why, zero"),
+    "unknown-key": (11, "unknown key 'reason' in [[drop]]; known: copies, foreign, why, zero"),
     "unknown-op": (6, f"unknown op 'transpose'; known: {KNOWN_OPS}"),
     "unknown-table": (
         5,

@@ -78,6 +78,7 @@ class Claims:
     clashes: dict[str, list[str]] = field(default_factory=dict)
     adapters: set[str] = field(default_factory=set)
     conditions: list[tuple[str, tuple[bool, ...]]] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
 
     @property
     def explained(self) -> int:
@@ -143,6 +144,7 @@ def join_claims(parts: Sequence[tuple[Claims, Manifest]]) -> Claims:
         result.clashes |= {output: [label[name] for name in names] for output, names in claims.clashes.items()}
         result.adapters |= claims.adapters
         result.conditions.extend((label[name], zero) for name, zero in claims.conditions)
+        result.copies.extend(label[name] for name in claims.copies)
     outputs = Counter(output for claim in result.claims for output in claim.outputs)
     result.clashes |= {output: made[output] for output, writers in outputs.items() if writers > 1}
     return result
@@ -179,6 +181,7 @@ def _hit(name: str, bare: str, choice: Choice, result: Claims) -> _Hit | None:
             if drop is not None:
                 result.dropped.append((name, drop[0].why))
                 result.conditions.extend([(name, drop[0].zero)] if any(drop[0].zero) else [])
+                result.copies.extend([name] if layout.copy_index.match(spelling) else [])
                 return None
     result.unexplained.append(name)
     return None

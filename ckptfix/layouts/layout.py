@@ -41,12 +41,14 @@ class Drop:
     """Names that are understood and left out, and why: the only one-way line.
 
     `zero` divides the rows of the tensor into equal parts: those that have to be zero, or leaving it out would lose
-    something. Empty where nothing has to be.
+    something. Empty where nothing has to be. `copies` are those of the names that may be left out only because a tensor
+    of the same bytes is kept.
     """
 
     foreign: Template
     why: str
     zero: tuple[bool, ...] = ()
+    copies: tuple[Template, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Layout:
     strip_leading: frozenset[str] = frozenset()
     index: TemplateIndex[tuple[Rule, int]] = field(default_factory=TemplateIndex, repr=False)
     drop_index: TemplateIndex[Drop] = field(default_factory=TemplateIndex, repr=False)
+    copy_index: TemplateIndex[Drop] = field(default_factory=TemplateIndex, repr=False)
 
     @property
     def is_shell(self) -> bool:

@@ -170,6 +170,8 @@ def load_layout(text: str, origin: str, bases: Bases = lambda name: None) -> Lay
             layout.index.add(template, (rule, position))
     for drop in drops:
         layout.drop_index.add(drop.foreign, drop)
+        for template in drop.copies:
+            layout.copy_index.add(template, drop)
     return layout
 
 
@@ -300,7 +302,7 @@ def _rule(
 
 
 def _drops(reader: _Reader) -> Iterator[Drop]:
-    for entry in reader.tables("drop", {"foreign", "why", "zero"}):
+    for entry in reader.tables("drop", {"foreign", "why", "zero", "copies"}):
         why = entry.get("why")
         if not isinstance(why, str) or not why:
             raise reader.fail("[[drop]] needs `why`: it is printed to whoever loses the tensor", "[[drop]]")
@@ -310,8 +312,9 @@ def _drops(reader: _Reader) -> Iterator[Drop]:
         zero = entry.get("zero", [])
         if not isinstance(zero, list) or any(part not in (0, 1) for part in zero):
             raise reader.fail("`zero` lists the equal parts of the rows: 1 for one that has to be zero, 0 else", "zero")
+        copies = [reader.template(text, rest=True) for text in reader.strings(entry, "copies", "[[drop]]")]
         for text in names:
-            yield Drop(reader.template(text, rest=True), why, tuple(map(bool, zero)))
+            yield Drop(reader.template(text, rest=True), why, tuple(map(bool, zero)), tuple(copies))
 
 
 def _check_overlaps(reader: _Reader, rules: tuple[Rule, ...], drops: tuple[Drop, ...]) -> None:
