@@ -776,6 +776,7 @@ def test_a_forked_child_leaves_its_parents_file(target: Path) -> None:
 def own_signals() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background is started with it ignored
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -805,6 +806,7 @@ def test_ctrl_c_in_an_exec_ends_with_our_exit_code() -> None:
     code = (
         "import os, signal, sys\n"
         "from ckptfix.termination import Interrupted, terminating_as_exception\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n"
         "    with terminating_as_exception():\n"
         "        exec('os.kill(os.getpid(), signal.SIGINT)')\n"
