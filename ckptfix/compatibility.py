@@ -17,7 +17,7 @@ from typing import Any
 from ckptfix.consumers import a1111, comfyui, diffusers_loader, flux_loader, instantid_script, invokeai
 from ckptfix.consumers.arrival import Arrival, Tree
 from ckptfix.consumers.modules import DIM_HEAD
-from ckptfix.consumers.outcome import Declared, Outcome, Verdict
+from ckptfix.consumers.outcome import BY_WEIGHTS, Declared, Outcome, Verdict
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import refuse_unsafe
 from ckptfix.errors import ExitCode
@@ -100,11 +100,16 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Compatibility:
-    """What all of them do with one file. `dim_head` is None where it is not declared, and so assumed to be 64."""
+    """What all of them do with one file; `declared` is what is known of it beside names and shapes."""
 
     manifest: Manifest
-    dim_head: int | None
+    declared: Declared
     consumers: tuple[Consumer, ...]
+
+    @property
+    def dim_head(self) -> int | None:
+        """None where nothing tells it, so that 64 is assumed."""
+        return self.declared.dim_head
 
     @property
     def exit_code(self) -> ExitCode:
@@ -113,10 +118,11 @@ class Compatibility:
 
     def to_dict(self) -> dict[str, Any]:
         manifest = self.manifest
+        status = "assumed" if self.dim_head is None else "inferred" if self.declared.asked_heads else "declared"
         return {
             "schema": "ckptfix.compat/1",
             "file": {"path": manifest.source, "bytes": manifest.size, "container": manifest.container},
-            "dim_head": {"value": self.dim_head or DIM_HEAD, "status": "declared" if self.dim_head else "assumed"},
+            "dim_head": {"value": self.dim_head or DIM_HEAD, "status": status},
             "consumers": [consumer.to_dict() for consumer in self.consumers],
         }
 
@@ -151,7 +157,7 @@ def judge(manifest: Manifest, plan: Plan, declared: Declared) -> Compatibility:
     arrival = Arrival.of(manifest)
     readers = (*FLUX_READERS, *READERS) if plan.config.unet in TRANSFORMERS else READERS
     consumers = tuple(_consumer(reader, arrival, declared, plan) for reader in readers)
-    return Compatibility(manifest, declared.dim_head, consumers)
+    return Compatibility(manifest, declared, consumers)
 
 
 def _declared(plan: Plan, heads: int | None, dim_head: int | None) -> Declared:
@@ -169,9 +175,9 @@ def _asked(checkpoint: Checkpoint, plan: Plan, declared: Declared, progress: Pro
         if answer.verdict != "contradicts":
             continue
         if answer.question == "kv-order":
-            declared = replace(declared, order=answer.best, order_seen="as the weights say")
+            declared = replace(declared, order=answer.best, order_seen=BY_WEIGHTS)
         elif answer.dim_head is not None:
-            declared = replace(declared, dim_head=answer.dim_head, heads_seen="as the weights say")
+            declared = replace(declared, dim_head=answer.dim_head, heads_seen=BY_WEIGHTS)
     return declared
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ckptfix.compatibility import compat
 from ckptfix.conversion import convert
 from ckptfix.evidence.asking import Attention
 from ckptfix.inspection import inspect
@@ -214,6 +215,19 @@ def test_verify_fails_what_the_weights_contradict(swapped: Path) -> None:
     assert result.verdict == "FAIL: head-layout"
     command = f"ckptfix convert {swapped} --layout resampler-v-first --heads 4 --dim-head 32 --out fixed.safetensors"
     assert result.hint == command
+
+
+def test_compat_asks_the_weights_only_if_told_to(canonical: Path, tmp_path: Path) -> None:
+    """Heads of 32, and V rows before K rows: both load everywhere and compute something else."""
+    assert compat(canonical).to_dict()["dim_head"] == {"value": 64, "status": "assumed"}
+    asked = compat(canonical, values=True)
+    assert asked.to_dict()["dim_head"] == {"value": 32, "status": "inferred"}
+    assert "this file's heads are 32 wide, as the weights say" in " ".join(one.why for one in asked.consumers)
+    assert compat(canonical, dim_head=32).to_dict()["dim_head"] == {"value": 32, "status": "declared"}
+    swapped = write(tmp_path / "swapped.safetensors", adapter(ONE_TOKEN, v_first))
+    told = compat(swapped, values=True, dim_head=32)
+    whys = [one.why for one in told.consumers if one.verdict == "loads-wrong"]
+    assert whys and all("as the weights say" in why for why in whys)
 
 
 def test_a_record_needs_no_evidence(canonical: Path, tmp_path: Path) -> None:

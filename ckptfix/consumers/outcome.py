@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ckptfix.consumers.arrival import Arrival
 from ckptfix.consumers.modules import DIM_HEAD, Module
@@ -11,6 +11,7 @@ from ckptfix.consumers.unet_layers import Layers
 from ckptfix.manifest import FLOATING
 
 Verdict = Literal["loads", "fails", "loads-wrong"]
+BY_WEIGHTS: Final = "as the weights say"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Declared:
     order: str | None = None
     order_seen: str = "as declared"
     heads_seen: str = "as declared"
+
+    @property
+    def asked_heads(self) -> bool:
+        """Whether the weights tell the heads, and nobody declared them."""
+        return self.heads_seen == BY_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
