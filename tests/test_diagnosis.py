@@ -374,3 +374,15 @@ def test_even_numbers_are_refused_until_they_are_asked_for(unet: str) -> None:
     assert not asked.refused
     assert list(asked.outputs) == list(tiny(1, unet=unet).canonical())
     assert "K/V pairs numbered as --layout even declares" in asked.assumptions
+
+
+def test_a_stray_of_the_missing_shape_is_pointed_to_and_not_taken() -> None:
+    tree = tiny(3).layout()
+    projection = tree["image_proj"]
+    projection["layers.2.0.to_queries.weight"] = projection.pop("layers.2.0.to_q.weight")
+    plan = plan_of(tree)
+    missing = next(one for one in plan_findings(plan) if one.code == "missing")
+    assert plan.refused and missing.tensors == ("image_proj.layers.2.0.to_q.weight",)
+    assert "image_proj.layers.2.0.to_queries.weight" in missing.hint and "--mapping" in missing.hint
+    projection["layers.2.0.to_queries.weight"] = projection["layers.2.0.to_queries.weight"][:-1]
+    assert "--mapping" not in next(one for one in plan_findings(plan_of(tree)) if one.code == "missing").hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -177,6 +178,9 @@ def _missing(plan: Plan) -> Iterator[Finding]:
         hint = (
             "these are the K/V pairs alone: give the file with the image projection too, `ckptfix convert A B --out …`"
         )
+    elif strays := _of_the_same_shapes(plan):
+        hint = f"{folded(strays)} of the same shape may be it under another name: a mapping of your own can say so "
+        hint += "(--mapping FILE.toml); names are never guessed"
     yield Finding(
         "missing",
         "error",
@@ -186,6 +190,14 @@ def _missing(plan: Plan) -> Iterator[Finding]:
         expected=f"{total} tensors",
         found=f"{total - len(names)} tensors",
     )
+
+
+def _of_the_same_shapes(plan: Plan) -> list[str]:
+    """Names that nothing explains, if there is one for every tensor that is missing, of its shape."""
+    wanted = Counter(plan.missing.values())
+    strays = [name for name in plan.unexpected if plan.manifest.tensors[name].shape in wanted]
+    found = Counter(plan.manifest.tensors[name].shape for name in strays)
+    return strays if wanted <= found else []
 
 
 def _makes(plan: Plan, group: str) -> bool:
