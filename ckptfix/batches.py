@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from ckptfix.errors import CkptfixError, UnreadableError, UsageError
 from ckptfix.file_search import Found, find_files
 from ckptfix.formats.address import is_remote, location, shown
 from ckptfix.formats.limits import Limits
 from ckptfix.inspection import Inspection, check_options, inspect
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 R = TypeVar("R")
 Progress = Callable[[str, int, int], None]
