@@ -361,5 +361,5 @@ def _metadata(
     if result.partial:
         metadata["partial"] = "true"
     if prover:
-        metadata["source_sha256"] = prover.placeholder
+        metadata["source_sha256"] = prover.blank_digests
     return metadata

@@ -83,7 +83,7 @@ def write_tensors(
         else:
             size = write_safetensors(pending.stream, tensors, metadata, scattered=read_once, progress=meter)
             if prover:
-                prover.fill_placeholder(pending.stream, pending.path)
+                prover.write_digests(pending.stream, pending.path)
         pending.sync(size)
         _compare(pending.path, tensors, digests, prover, _Meter("compare", total, progress))
         if approve:

@@ -39,7 +39,7 @@ class Prover:
     """Collects the digests of one conversion.
 
     The source files are hashed while tensors are copied, local ones in a thread of their own (hashlib lets go of the
-    interpreter lock), so their digests go into the output's header last, over a placeholder of the same length.
+    interpreter lock), so their digests go into the output's header last, over zeros of the same length.
     """
 
     def __init__(self, checkpoint: ByteReader, sources: Sequence[Location], transfer: Transfer | None = None) -> None:
@@ -64,16 +64,17 @@ class Prover:
         return [next(here).result() if isinstance(source, Path) else next(there) for source in self._sources]
 
     @property
-    def placeholder(self) -> str:
+    def blank_digests(self) -> str:
+        """What stands in the header until the digests are known: zeros, as long as they are."""
         return ", ".join("0" * 64 for _ in self._sources)
 
-    def fill_placeholder(self, stream: BinaryIO, path: Path) -> None:
-        """Put the digests over the placeholder in the header of the file being written."""
+    def write_digests(self, stream: BinaryIO, path: Path) -> None:
+        """Put the digests over the blank ones in the header of the file being written."""
         stream.flush()
         with path.open("rb") as written:
             header = written.read(8 + int.from_bytes(written.read(8), "little"))
         key = b'"source_sha256":"'  # unlike the zeros alone, nothing that a file brings along can look like it
-        stream.seek(8 + header.index(key + self.placeholder.encode()) + len(key))
+        stream.seek(8 + header.index(key + self.blank_digests.encode()) + len(key))
         stream.write(", ".join(self.source_sha256()).encode())
 
     def output_digest(self, name: str) -> _Hash:

@@ -33,21 +33,25 @@ def test_digests(tmp_path: Path) -> None:
             assert tensor_sha256(checkpoint, name) == hashlib.sha256(torch_bytes(tensor)).hexdigest()
 
 
-def test_the_placeholder_is_replaced_in_its_own_place(tmp_path: Path) -> None:
+def test_the_digests_are_written_in_its_own_place(tmp_path: Path) -> None:
     """Zeros that the file brought along stay zeros."""
     sources = [save(tmp_path / "a.bin", tiny(1).layout()), save(tmp_path / "b.bin", tiny(2).layout())]
     digests = ", ".join(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources)
     with open_checkpoint(sources[0]) as checkpoint, Prover(checkpoint, sources) as prover:
-        metadata = {"dropped": prover.placeholder, "source": prover.placeholder, "source_sha256": prover.placeholder}
+        metadata = {
+            "dropped": prover.blank_digests,
+            "source": prover.blank_digests,
+            "source_sha256": prover.blank_digests,
+        }
         header = json.dumps({"__metadata__": metadata}, separators=(",", ":")).encode()
         path = tmp_path / "out"
         path.write_bytes(len(header).to_bytes(8, "little") + header + b"data")
         with path.open("r+b") as stream:
-            prover.fill_placeholder(stream, path)
+            prover.write_digests(stream, path)
         written = path.read_bytes()
-        placeholder = prover.placeholder
+        blank = prover.blank_digests
         assert prover.source_sha256() == digests.split(", ")
     found = json.loads(written[8:-4])["__metadata__"]
-    assert found == {"dropped": placeholder, "source": placeholder, "source_sha256": digests}
+    assert found == {"dropped": blank, "source": blank, "source_sha256": digests}
     assert written.endswith(b"}data")
     assert io.BytesIO(written).read(8) == len(header).to_bytes(8, "little")

@@ -24,9 +24,9 @@ Called = tuple[Any, str]  # a global, or what a call made; and how it is used, i
 
 def called_by_call(callee: Global, arguments: tuple[Any, ...]) -> Iterator[Called]:
     """What `callee(*arguments)` calls in turn; it walks over the instances that it is given."""
-    for argument, how in zip(arguments, CALLED_THROUGH.get(str(callee), ()), strict=False):
-        if argument is not None:
-            yield argument, how
+    for place, how in enumerate(CALLED_THROUGH.get(str(callee), ())[: len(arguments)]):
+        if arguments[place] is not None:
+            yield arguments[place], how
     for argument in arguments:
         if _is_opaque(argument):
             yield argument.callee, "call"

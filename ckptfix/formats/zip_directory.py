@@ -186,7 +186,7 @@ def _widen(extra: bytes, size: int, stored: int, header: int, source: ByteSource
         if len(values) < len(wanted):
             break
         wide = list(narrow)
-        for index, value in zip(wanted, values, strict=False):
+        for index, value in zip(wanted, values[: len(wanted)], strict=True):
             wide[index] = value
         return wide[0], wide[1], wide[2]
     raise bad_archive(source, "a 64-bit size is missing")

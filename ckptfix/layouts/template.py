@@ -124,8 +124,10 @@ def overlap(first: Template, second: Template) -> bool:
         return False
     if any(template.spans_components(hole) for template in (first, second) for hole in template.holes):
         return _share_text(first, first.text, second, second.text)
-    pairs = list(zip(first.components, second.components, strict=False))
-    return len(first.components) == len(second.components) and all(
+    if len(first.components) != len(second.components):
+        return False
+    pairs = list(zip(first.components, second.components, strict=True))
+    return all(
         left == right or ("{" in left + right and _share_text(first, left, second, right))
         for left, right in reversed(pairs)
     )

@@ -61,7 +61,7 @@ def read_record(path: str | os.PathLike[str]) -> Recording:
         raise _bad(source, "has neither `output_fp32` nor `output_fp64`")
     tokens = inputs[-1].shape[1] if inputs[-1].ndim > 1 else 0
     wanted = config.input_shapes(len(inputs[0]) if inputs[0].ndim else 0, tokens)
-    for name, given, shape in zip(_INPUTS, inputs, wanted, strict=False):
+    for name, given, shape in zip(_INPUTS[: len(inputs)], inputs, wanted, strict=True):
         if given.shape != shape or 0 in given.shape:
             asked = f"[B, {'S, ' if len(shape) == 3 else ''}{shape[-1]}]"
             raise _bad(source, f"its {name} is {list(given.shape)}, its config asks for {asked}")
@@ -76,7 +76,8 @@ def read_record(path: str | os.PathLike[str]) -> Recording:
 
 def write_record(path: Path, recording: Recording, *, force: bool = False) -> None:
     """UsageError if `path` exists and `force` is off; OutputError if it cannot be written."""
-    tensors = [_output(name, array, "F32") for name, array in zip(_INPUTS, recording.inputs, strict=False)]
+    names = _INPUTS[: len(recording.inputs)]
+    tensors = [_output(name, array, "F32") for name, array in zip(names, recording.inputs, strict=True)]
     for name, output, dtype in (
         ("output_fp32", recording.output_fp32, "F32"),
         ("output_fp64", recording.output_fp64, "F64"),

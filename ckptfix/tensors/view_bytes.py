@@ -51,7 +51,7 @@ def _part_chunks(checkpoint: ByteReader, part: Part) -> Iterator[bytes | memoryv
     checkpoint.check(span.record)
     if run >= LEAST_RUN:
         for index in product(*map(range, part.shape[:axis])):
-            offset = sum(place * stride for place, stride in zip(index, part.strides, strict=False))
+            offset = sum(place * stride for place, stride in zip(index, part.strides[:axis], strict=True))
             yield from _whole_elements(checkpoint.chunks(span.record, start + offset * itemsize, run), itemsize)
     else:
         yield from _gathered(checkpoint, part, start)
