@@ -33,7 +33,7 @@ def test_digests(tmp_path: Path) -> None:
             assert tensor_sha256(checkpoint, name) == hashlib.sha256(torch_bytes(tensor)).hexdigest()
 
 
-def test_the_digests_are_written_in_its_own_place(tmp_path: Path) -> None:
+def test_the_digests_are_written_in_their_own_place(tmp_path: Path) -> None:
     """Zeros that the file brought along stay zeros."""
     sources = [save(tmp_path / "a.bin", tiny(1).layout()), save(tmp_path / "b.bin", tiny(2).layout())]
     digests = ", ".join(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources)
