@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ckptfix.detection import signature_holds
 from ckptfix.diagnosis.next_commands import convert_command
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.layouts.bases import fitting_numberings
 from ckptfix.layouts.catalogue import known_layouts
 from ckptfix.layouts.claims import Choice, claim_names
+from ckptfix.layouts.combinations import signature_holds
 from ckptfix.plan import Plan
 from ckptfix.text import plural
 
