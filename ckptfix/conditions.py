@@ -13,6 +13,29 @@ from ckptfix.tensors.view_bytes import ByteReader, view_chunks
 from ckptfix.tensors.views import View
 from ckptfix.text import plural
 
+_LATER = "convert looks before it writes; inspect --values looks now"
+
+
+def open_conditions(plan: Plan) -> Iterator[Finding]:
+    """A note that names alone do not settle whether the file converts."""
+    if plan.conditions:
+        names = tuple(name for name, _ in plan.conditions)
+        yield Finding(
+            "needs-values",
+            "note",
+            f"whether it converts depends on values: {folded(names)} can be left out only where they are zero",
+            hint=_LATER,
+            tensors=names,
+        )
+    if plan.copies and (copies := separate_copies(plan)):
+        yield Finding(
+            "needs-values",
+            "note",
+            f"whether it converts depends on values: {folded(copies)} have to be copies of what is kept",
+            hint=_LATER,
+            tensors=copies,
+        )
+
 
 def unmet_conditions(checkpoint: ByteReader, plan: Plan) -> Iterator[Finding]:
     """An error for each tensor that would have to be zero and is not, and one for copies that are none.

@@ -15,22 +15,22 @@ from ckptfix.conditions import unmet_conditions
 from ckptfix.copying import Progress, is_pickle, step_tensors, write_tensors
 from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings, refuse_unsafe
-from ckptfix.errors import ExitCode, RefusedError, UsageError
+from ckptfix.errors import ExitCode, UsageError
 from ckptfix.findings import Finding
 from ckptfix.folding import folded
 from ckptfix.formats.address import Location, file_name, location, shown
 from ckptfix.formats.atomic import check_target, write_text
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
-from ckptfix.layouts.catalogue import canonical_parts, layout_parts
+from ckptfix.layouts.catalogue import canonical_parts
 from ckptfix.layouts.claims import Choice
-from ckptfix.layouts.layout import Kind, Layout
+from ckptfix.layouts.layout import Layout
+from ckptfix.output_layout import check_suffix, choice_to_write, layouts_to_write, output_assumptions, steps_to_write
 from ckptfix.parts import open_whole
-from ckptfix.plan import Plan, Step, broken_size_rules, retarget
+from ckptfix.plan import Plan, Step
 from ckptfix.proof import Prover, proof_path
-from ckptfix.reference import BASES, RESAMPLER
+from ckptfix.reference import RESAMPLER
 from ckptfix.shards import shards_behind
 from ckptfix.tensors.casting import check_dtype, target_dtype
-from ckptfix.tensors.ops import ShapeMismatchError
 from ckptfix.text import printable
 from ckptfix.transfer import Transfer
 
@@ -134,8 +134,8 @@ def convert(
     local = [source for source in sources if isinstance(source, Path)]
     remote = len(local) < len(sources)
     _check_parts(local)
-    parts = _target_parts(to)
-    _check_suffix(out, parts.get("wrapper") or canonical_parts(RESAMPLER)["wrapper"])
+    parts = layouts_to_write(to)
+    check_suffix(out, parts.get("wrapper") or canonical_parts(RESAMPLER)["wrapper"])
     if not dry_run:
         for written in (out, proof_path(out)) if proof else (out,):
             check_target(written, force=force, inputs=local)
@@ -143,11 +143,11 @@ def convert(
         checkpoint = opened.enter_context(open_whole(named, limits=limits, partial=partial))
         plan = plan_for(checkpoint.manifest, layout=layout, mapping=mapping, heads=heads, dim_head=dim_head)
         refuse_unsafe(checkpoint.manifest)
-        wanted = _Wanted(to, *_target(parts, plan), dtype, allow_overflow, drop_unexplained, partial)
+        wanted = _Wanted(to, *choice_to_write(parts, plan), dtype, allow_overflow, drop_unexplained, partial)
         result = _draft(plan, wanted, sources, out, dry_run, tuple(unmet_conditions(checkpoint, plan)))
         if result.refused or dry_run:
             return result
-        steps = _target_steps(plan, wanted)
+        steps = steps_to_write(plan, wanted.target)
         tensors = [
             tensor for step in steps for tensor in step_tensors(checkpoint, step, dtype, allow_overflow=allow_overflow)
         ]
@@ -192,63 +192,11 @@ class _Wanted:
     partial: bool
 
 
-def _target_parts(name: str) -> dict[Kind, Layout]:
-    """The layouts that NAME names; none for canonical, which is what every family has of its own."""
-    parts = {} if name == "canonical" else layout_parts(name)
-    for layout in parts.values():
-        if not layout.reversible:
-            raise UsageError(
-                f"{layout.name} is only read, never written: what it adds to an adapter is not in the file",
-                hint="write the canonical layout (leave --to out) or `--to instantid`",
-            )
-    return parts
-
-
-def _target(named: dict[Kind, Layout], plan: Plan) -> tuple[Choice, Layout]:
-    """What to write, the parts that are not named being canonical; and the wrapper, which decides the container."""
-    family = plan.family
-    lora = layout_parts("odd+lora") if plan.dimensions.lora_rank else {}
-    parts = canonical_parts(family, plan.config.unet) | lora | named
-    wrapper, projection = parts["wrapper"], parts["projection"]
-    if projection.family is not family:
-        raise RefusedError(
-            f"{projection.name} holds a projection of the family {projection.family.name}, the file one of the family "
-            f"{family.name}",
-            hint=f"name the wrapper alone, as in --to {wrapper.name}, or leave --to out",
-            code="other-family",
-        )
-    attention = parts["attention"]
-    if attention.numbering.base != plan.dimensions.transformer:
-        title = BASES[plan.config.unet].title if plan.config.unet else "no known base"
-        raise RefusedError(
-            f"{attention.name} numbers the K/V pairs of another base, the file's are of {title}",
-            hint=f"name the wrapper alone, as in --to {wrapper.name}, or leave --to out",
-            code="other-base",
-        )
-    return Choice(wrapper=wrapper, projection=projection, attention=attention), wrapper
-
-
 def _check_parts(sources: Sequence[Path]) -> None:
     for number, source in enumerate(sources):
         for other in sources[:number]:
             if source.exists() and other.exists() and source.samefile(other):
                 raise UsageError(f"{source} is given twice", hint="name each part of the adapter once")
-
-
-def _check_suffix(out: Path, wrapper: Layout) -> None:
-    """A pickle named .safetensors, or the other way round, is a file that other readers fail on."""
-    suffix = out.suffix.lower()
-    pickled = is_pickle(wrapper)
-    if pickled and suffix == ".safetensors":
-        raise UsageError(
-            f"{wrapper.name} is written as a pickle, and {out.name} is named as a safetensors file",
-            hint=f"use --out {out.with_suffix('.bin')}",
-        )
-    if not pickled and suffix in (".bin", ".pt", ".pth", ".ckpt"):
-        raise UsageError(
-            f"the canonical layout is a safetensors file, and {out.name} is named as a pickle",
-            hint=f"use --out {out.with_suffix('.safetensors')}, or --to instantid for the nested .bin",
-        )
 
 
 def _draft(
@@ -269,7 +217,7 @@ def _draft(
     if wanted.partial:
         halves = [step for step in plan.steps if step.absent]
         dropped += tuple((name, f"useless without {folded(step.absent)}") for step in halves for name in step.inputs)
-    steps = [step for step in plan.steps if step.views] if refused else _target_steps(plan, wanted)
+    steps = [step for step in plan.steps if step.views] if refused else steps_to_write(plan, wanted.target)
     return Conversion(
         sources=tuple(map(shown, sources)),
         output=str(out),
@@ -281,7 +229,7 @@ def _draft(
             if finding.code != "layout"
         ),
         ledger=tuple(_ledger(steps, wanted.dtype)),
-        assumptions=plan.assumptions + _output_assumptions(wanted.target),
+        assumptions=plan.assumptions + output_assumptions(wanted.target),
         dropped=dropped,
         dry_run=dry_run,
         refused=refused,
@@ -294,15 +242,6 @@ def _why_dropped(name: str) -> str:
     return f"{companion.title}, dropped on request" if companion else "unexplained, dropped on request"
 
 
-def _output_assumptions(target: Choice) -> tuple[str, ...]:
-    """What a reader of the output has to be told, since its names cannot say it."""
-    if target.projection is None or not target.projection.declared:
-        return ()
-    return (
-        f"the output's rows are ordered as {target.projection.name}: read it with --layout {target.projection.name}",
-    )
-
-
 def _ledger(steps: Sequence[Step], dtype: str | None) -> Iterator[LedgerLine]:
     for step in steps:
         for output, view in zip(step.outputs, step.views, strict=True):
@@ -310,32 +249,6 @@ def _ledger(steps: Sequence[Step], dtype: str | None) -> Iterator[LedgerLine]:
             if target_dtype(view.dtype, dtype) != view.dtype:
                 ops.append("cast")
             yield LedgerLine(output, step.inputs, "+".join(ops) or "rename")
-
-
-def _target_steps(plan: Plan, wanted: _Wanted) -> list[Step]:
-    if wanted.target.layouts == _target({}, plan)[0].layouts:
-        return [step for step in plan.steps if step.views]
-    for rule in broken_size_rules(wanted.target, plan.dimensions):
-        raise RefusedError(
-            f"{wanted.target.name} cannot hold this adapter: {rule.why}, so {' and '.join(rule.sizes)} have to be "
-            f"{'equal' if rule.equal else 'different'}",
-            hint="write the canonical layout (leave --to out)",
-        )
-    try:
-        steps = retarget(plan, wanted.target)
-    except ShapeMismatchError as error:
-        raise RefusedError(
-            f"{wanted.target.name} cannot hold this adapter: {error}",
-            hint="write the canonical layout (leave --to out)",
-        ) from error
-    used = {name for step in steps for name in step.canonical}
-    left = [name for name in plan.outputs if name not in used]
-    if left:
-        raise RefusedError(
-            f"{wanted.target.name} has no name for {folded(left)}",
-            hint="write the canonical layout (leave --to out)",
-        )
-    return steps
 
 
 def _metadata(

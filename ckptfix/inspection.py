@@ -5,29 +5,27 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptfix.checksums import checksum_findings, published_findings
 from ckptfix.detection import check_asked, plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.diagnosis.next_commands import convert_command
-from ckptfix.errors import DamagedError, ExitCode, UsageError
+from ckptfix.errors import ExitCode, UsageError
 from ckptfix.evidence.remedies import evidence_findings, remedy
 from ckptfix.evidence.verdict import Evidence
 from ckptfix.findings import UNSAFE_CODES, Finding
-from ckptfix.folding import folded
 from ckptfix.formats.address import is_remote
 from ckptfix.formats.limits import DEFAULT_LIMITS, Limits
 from ckptfix.identity import Fact, Identity, identify
-from ckptfix.known_files import KnownFile, of_size, recognise
+from ckptfix.known_files import recognise
 from ckptfix.manifest import Manifest
 from ckptfix.parts import open_whole
 from ckptfix.plan import Plan
-from ckptfix.products import PRODUCTS
-from ckptfix.tensors.view_bytes import ByteReader
 
 if TYPE_CHECKING:
     from ckptfix.forensics.autopsy import Autopsy
@@ -191,12 +189,15 @@ def inspect(
         examined: Values | None = None
         published = None
         if checksums:
-            findings.extend(_checksum_findings(checkpoint, progress))
+            findings.extend(checksum_findings(checkpoint, progress))
             if not is_remote(path):
                 published = recognise(Path(path), checkpoint.manifest.size, progress)
-        findings.extend(_published_findings(checkpoint.manifest, checksums and not is_remote(path), published))
+        findings.extend(published_findings(checkpoint.manifest, checksums and not is_remote(path), published))
         if not values:
-            findings.extend(_open_conditions(plan))
+            if plan.conditions or plan.copies:
+                from ckptfix.conditions import open_conditions  # only here: start-up time
+
+                findings.extend(open_conditions(plan))
         else:
             from ckptfix.conditions import unmet_conditions
             from ckptfix.evidence.attention_layers import file_evidence
@@ -256,51 +257,6 @@ def _autopsy_of(as_class: str | None) -> Callable[[Plan], Autopsy] | None:
     return partial(autopsy, known=known_class(as_class))
 
 
-_LATER = "convert looks before it writes; inspect --values looks now"
-
-
-def _open_conditions(plan: Plan) -> Iterator[Finding]:
-    """A note that names alone do not settle whether the file converts."""
-    if plan.conditions:
-        names = tuple(name for name, _ in plan.conditions)
-        yield Finding(
-            "needs-values",
-            "note",
-            f"whether it converts depends on values: {folded(names)} can be left out only where they are zero",
-            hint=_LATER,
-            tensors=names,
-        )
-    if plan.copies:
-        from ckptfix.conditions import separate_copies  # only here: start-up time
-
-        if copies := separate_copies(plan):
-            yield Finding(
-                "needs-values",
-                "note",
-                f"whether it converts depends on values: {folded(copies)} have to be copies of what is kept",
-                hint=_LATER,
-                tensors=copies,
-            )
-
-
-def _published_findings(manifest: Manifest, checked: bool, published: KnownFile | None) -> Iterator[Finding]:
-    """A file as long as a published one may be it: its sha256 says, if it was asked for."""
-    for known in of_size(manifest.size) if published is None else ():
-        it = f"{PRODUCTS[known.product].title}'s {known.title}"
-        yield Finding(
-            "published-file",
-            "note",
-            f"is as long as {it}, and has other bytes" if checked else f"is as long as {it}, to the byte",
-            "" if checked else _sha256_hint(manifest.source),
-        )
-
-
-def _sha256_hint(source: str) -> str:
-    if is_remote(source):
-        return "its sha256 tells: download it, then ckptfix inspect --checksums FILE"
-    return f"its sha256 tells: ckptfix inspect --checksums {shlex.quote(source)}"
-
-
 def _inspection(plan: Plan, identity: Identity, findings: tuple[Finding, ...]) -> Inspection:
     expected = plan.dimensions.tensors()
     present = plan.manifest.tensors
@@ -311,22 +267,3 @@ def _inspection(plan: Plan, identity: Identity, findings: tuple[Finding, ...]) -
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in present if name not in expected),
     )
-
-
-def _checksum_findings(checkpoint: ByteReader, progress: Progress | None) -> Iterator[Finding]:
-    records = checkpoint.manifest.records
-    total, done = sum(record.size for record in records.values()), 0
-    for name, record in records.items():
-        try:
-            checkpoint.check(name)
-        except DamagedError as error:
-            yield damage_finding(checkpoint.manifest, name, error)
-        done += record.size
-        if progress:
-            progress("checksums", done, total)
-
-
-def damage_finding(manifest: Manifest, record: str, error: DamagedError) -> Finding:
-    """A checksum that fails, with the tensors that lie in the record."""
-    tensors = tuple(name for name, tensor in manifest.tensors.items() if tensor.span.record == record)
-    return Finding(error.code, "error", error.message, hint=error.hint, tensors=tensors)

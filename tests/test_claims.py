@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptfix.layouts.catalogue import layout_parts
-from ckptfix.layouts.claims import Choice, claim_canonical, claim_names, number_sites, strip_shells
-from ckptfix.layouts.layout import Numbering
+from ckptfix.layouts.claims import Choice, claim_canonical, claim_names, strip_shells
 from ckptfix.layouts.mapping_file import load_layout
 from tests.fixtures.adapters import site_paths
 
@@ -98,18 +97,6 @@ def test_aliases_are_read_and_never_written() -> None:
     assert [claim.outputs for claim in found.claims] == [("image_proj.latents",)]
     claims = claim_canonical(["image_proj.latents"], choice("flat-st+diffusers-plus"), None)
     assert [claim.outputs for claim in claims] == [("image_proj.latents",)]
-
-
-def test_ranks_count_from_the_lowest() -> None:
-    assert number_sites(["0", "1", "2"], Numbering("rank")) == {"0": 1, "1": 3, "2": 5}
-    assert number_sites(["1", "2"], Numbering("rank")) == {"1": 1, "2": 3}
-    assert number_sites([], Numbering("rank")) == {}
-    assert number_sites(["7", "x.y"], Numbering("path")) == {}
-
-
-def test_orders_take_the_smallest_unet_that_has_room() -> None:
-    assert number_sites([str(rank) for rank in range(70)], Numbering("rank", "down-mid-up"))["24"] == 121
-    assert number_sites([str(rank) for rank in range(200)], Numbering("rank", "down-mid-up")) == {}
 
 
 def test_the_name_of_a_choice() -> None:

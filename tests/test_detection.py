@@ -17,8 +17,6 @@ from ckptfix.detection import plan_for
 from ckptfix.diagnosis import plan_findings
 from ckptfix.errors import MappingError, RefusedError, UsageError
 from ckptfix.layouts import catalogue
-from ckptfix.layouts.claims import number_sites
-from ckptfix.layouts.layout import Numbering
 from ckptfix.layouts.template import TemplateIndex
 from ckptfix.manifest import Manifest
 from ckptfix.plan import Plan
@@ -524,22 +522,6 @@ def test_no_other_layout_explains_as_much(name: str) -> None:
     for other in DETECTED:
         if other not in name.split("+"):
             assert plan_for(manifest, layout=other).refused, other
-
-
-# -- site numbers ------------------------------------------------------------------------------------------------
-
-
-def test_orders_of_ranks() -> None:
-    ranks = [str(rank) for rank in range(16)]
-    assert number_sites(ranks, Numbering("rank"))["15"] == 31
-    assert number_sites([str(rank + 1) for rank in range(16)], Numbering("rank"))["16"] == 31
-    down_mid_up = number_sites(ranks, Numbering("rank", "down-mid-up"))
-    assert [down_mid_up[rank] for rank in ranks] == [1, 3, 5, 7, 9, 11, 31, *range(13, 31, 2)]
-    lexicographic = number_sites(ranks, Numbering("rank", "lexicographic"))
-    assert [lexicographic[rank] for rank in ranks] == sorted(range(1, 32, 2), key=str)
-    assert number_sites(["mid_block.attentions.0.transformer_blocks.0.attn2", "x"], Numbering("path")) == {
-        "mid_block.attentions.0.transformer_blocks.0.attn2": 121
-    }
 
 
 # -- more mappings --------------------------------------------------------------------------------------------------
