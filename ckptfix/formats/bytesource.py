@@ -47,6 +47,17 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
+def check_within(source: ByteSource, offset: int, size: int) -> None:
+    """DamagedError for a read that goes past the end of a source."""
+    if offset + size > source.size:
+        raise DamagedError(
+            f"a read at byte {offset:,} goes past the end",
+            hint="get the file again",
+            code="truncated",
+            source=source.name,
+        )
+
+
 class LocalFile:
     """An open regular file; the size is taken once, and a file that shrinks later gives a `DamagedError`."""
 
@@ -135,13 +146,7 @@ class Window:
         self._whole.expect(self._start + offset, size)
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        if offset + len(target) > self.size:
-            raise DamagedError(
-                f"a read at byte {offset:,} goes past the end",
-                hint="get the file again",
-                code="truncated",
-                source=self.name,
-            )
+        check_within(self, offset, len(target))
         self._whole.read_into(self._start + offset, target)
 
     def close(self) -> None:

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from ckptfix.errors import DamagedError
 from ckptfix.findings import Finding
 from ckptfix.formats.address import address_of
+from ckptfix.formats.bytesource import check_within
 from ckptfix.formats.ranges import Ranges, Sleep
 
 if TYPE_CHECKING:
@@ -89,13 +89,7 @@ class RemoteFile:
         return self._digest.hexdigest()
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        if offset + len(target) > self.size:
-            raise DamagedError(
-                f"a read at byte {offset:,} goes past the end",
-                hint="get the file again",
-                code="truncated",
-                source=self.name,
-            )
+        check_within(self, offset, len(target))
         done = 0
         while done < len(target):
             done += self._some(offset + done, target[done:])
