@@ -352,9 +352,12 @@ def test_where_the_hub_leads_is_asked_directly_from_then_on(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "a.bin", adapter(replace(TINY, output_dim=280), scale=4).layout())
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     with hub(site, monkeypatch, path.read_bytes()) as store:
         convert("hf://a/b/a.bin", tmp_path / "net.safetensors")
-        assert len(site.asked) == 1 and len(store.asked) <= 4
+        assert len(site.asked) == 1 and 2 <= len(store.asked) <= 4
+        assert "Authorization" in site.asked[0].headers
+        assert not any("Authorization" in one.headers for one in store.asked)
     convert(path, tmp_path / "disk.safetensors")
     assert (tmp_path / "disk.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
 
